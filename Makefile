@@ -1,0 +1,42 @@
+# The two commands are `make demo` and `make test`. Everything happens in .venv.
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+
+.PHONY: help env demo test test-all lint types bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+env: $(VENV)/.ready ## Make the environment with every plugin of the workspace
+
+$(VENV)/.ready: requirements.lock pyproject.toml $(wildcard plugins/*/pyproject.toml) guardian/pyproject.toml tools/bootstrap
+	@tools/bootstrap $(VENV)
+	@touch $@
+
+demo: env ## Two hosts talk over VeilNet through a relay
+	@tools/need demo
+	@$(BIN)/veilnet-conflux demo $(ARGS)
+
+test: env lint types ## Lint, types, layers and every test that this machine can run
+	@tools/need test
+	@$(BIN)/pytest $(ARGS)
+
+test-all: env lint types ## The same, and a skip is a failure
+	@tools/need test-all
+	@VEILNET_TEST_ALL=1 $(BIN)/pytest $(ARGS)
+
+lint: env
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+
+types: env
+	@$(BIN)/mypy
+
+bench: env ## Micro-benchmarks of the contracts
+	@for b in benches/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+lock: env ## Pin every dependency anew, with hashes and without addresses
+	@tools/lock
+
+clean: ## Remove the environment and every cache
+	@rm -rf $(VENV) .hypothesis .mypy_cache .ruff_cache .import_linter_cache dist build

@@ -1,0 +1,5 @@
+"""`python -m conflux` is `veilnet-conflux`."""
+
+from conflux.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The Anchor protocol without I/O: time, randomness and transport are arguments."""

@@ -1,0 +1,85 @@
+"""Contract of auth drivers: they carry requests to the auth server and its answers back.
+
+What is signed and sealed is made and checked by the kernel (docs/protocol/login.md); the driver
+sees tokens and opaque bytes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conflux.api.types import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationRequest:
+    """What a new conflux asks for; empty means that the server chooses."""
+
+    token: str
+    tag: str = ""
+    cidr: str = ""
+    teams: Sequence[str] = ()
+    portal: bool = False
+
+    def __repr__(self) -> str:
+        return f"RegistrationRequest(tag={self.tag!r}, cidr={self.cidr!r}, teams={self.teams!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What the server granted. `address` is in CIDR form, with the plane's prefix length."""
+
+    conflux_id: str
+    conflux_token: str
+    tag: str
+    plane: str
+    address: str
+    teams: Sequence[str] = ()
+    ignored_teams: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Registration(conflux_id={self.conflux_id!r}, address={self.address!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginAnswer:
+    """`session` is a short-lived token for `logout`; `sealed` is for the kernel to open."""
+
+    session: str
+    sealed: bytes
+
+    def __repr__(self) -> str:
+        return "LoginAnswer()"
+
+
+class AuthDriver(abc.ABC):
+    """Speaks to one kind of auth server. *server* is its base URL.
+
+    Every call raises Unreachable when the server does not answer (worth another try) and Refused
+    with the server's own one-line reason when it says no.
+    """
+
+    @abc.abstractmethod
+    def __init__(self, settings: Settings) -> None: ...
+
+    @abc.abstractmethod
+    async def register(self, server: str, request: RegistrationRequest) -> Registration:
+        """Turn a registration token into a conflux of its own."""
+
+    @abc.abstractmethod
+    async def unregister(self, server: str, *, conflux_token: str) -> None:
+        """Give the conflux and its address back. Refused if the server does not know it."""
+
+    @abc.abstractmethod
+    async def login(self, server: str, *, conflux_token: str, request: bytes) -> LoginAnswer:
+        """Exchange a signed login request for the sealed grant."""
+
+    @abc.abstractmethod
+    async def logout(self, server: str, *, session: str) -> None:
+        """End a session; the certificate's serial is revoked."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Close every connection. Closing twice is fine."""

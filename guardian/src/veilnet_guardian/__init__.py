@@ -1,0 +1,1 @@
+"""VeilNet Guardian: admits nodes, grants teams, never carries a packet."""

@@ -1,0 +1,1 @@
+"""VeilNet Guardian as the auth server of VeilNet Conflux."""

@@ -1,0 +1,1 @@
+"""NATS as the control channel of VeilNet Conflux."""

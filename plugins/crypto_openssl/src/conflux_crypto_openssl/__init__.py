@@ -1,0 +1,1 @@
+"""ML-KEM and ML-DSA from OpenSSL for VeilNet Conflux."""

@@ -1,0 +1,1 @@
+"""Lowest measured round-trip time for VeilNet Conflux."""

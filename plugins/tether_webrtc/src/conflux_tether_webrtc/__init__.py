@@ -1,0 +1,1 @@
+"""WebRTC data channels as tethers for VeilNet Conflux."""

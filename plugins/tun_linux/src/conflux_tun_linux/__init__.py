@@ -1,0 +1,1 @@
+"""TUN devices on Linux for VeilNet Conflux."""
