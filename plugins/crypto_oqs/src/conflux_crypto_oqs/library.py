@@ -1,0 +1,128 @@
+"""Finds liboqs, the C library, and only then imports liboqs-python.
+
+Importing liboqs-python without the library starts `git clone` and a build, and ends the process
+with SystemExit if that fails; on the way it prints to standard output. So the library is looked
+for, loaded and questioned here first, in places where liboqs-python looks too: what loads here
+loads there, and the import never gets as far as a download.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from conflux.api import Unavailable
+
+KEM = "ML-KEM-768"
+SIGNATURE = "ML-DSA-65"
+
+INSTALL_PATH = "OQS_INSTALL_PATH"
+"""The variable by which liboqs-python is told where liboqs was installed."""
+
+_ADVICE = f"install liboqs 0.14 or newer, or name its folder in {INSTALL_PATH}"
+
+
+@dataclass(frozen=True, slots=True)
+class Liboqs:
+    """A library that loads: its path or soname, and the folder it was installed to, if known."""
+
+    name: str
+    prefix: Path | None
+
+
+def locate() -> Liboqs:
+    """Return a liboqs with both algorithms. Raises Unavailable, saying what was wrong where.
+
+    Looks in OQS_INSTALL_PATH, else in the Python environment's own folder `liboqs` (where
+    tools/build-liboqs puts it) and in `~/_oqs`, then where the system keeps libraries.
+    """
+    reasons = []
+    for candidate in _candidates():
+        fault = _fault(candidate.name)
+        if fault is None:
+            return candidate
+        reasons.append(f"{candidate.name}: {fault}")
+    raise Unavailable(f"{'; '.join(reasons) or 'liboqs was not found'}: {_ADVICE}")
+
+
+def import_oqs() -> ModuleType:
+    """Import liboqs-python, quietly. Raises Unavailable if it cannot be or liboqs is not there."""
+    liboqs = locate()
+    # Its logger gets a handler on standard output, which belongs to `--json` here.
+    logging.getLogger("oqs.oqs").disabled = True
+    with _install_path(liboqs.prefix), warnings.catch_warnings():
+        # It warns of any other version than its own; the driver checks what matters.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            import oqs
+        except (ImportError, AttributeError, RuntimeError, SystemExit) as error:
+            raise Unavailable(
+                f"liboqs-python does not run with {liboqs.name} ({error}): {_ADVICE}"
+            ) from error
+    module: ModuleType = oqs
+    return module
+
+
+def _candidates() -> Iterator[Liboqs]:
+    for prefix in _prefixes():
+        for path in _files(prefix):
+            if path.exists():
+                yield Liboqs(str(path), prefix)
+    # Last, since it may start a compiler to find out; a generator asks only if it must.
+    if soname := ctypes.util.find_library("oqs"):
+        yield Liboqs(soname, None)
+
+
+def _prefixes() -> list[Path]:
+    if named := os.environ.get(INSTALL_PATH):
+        return [Path(named)]
+    return [Path(sys.prefix) / "liboqs", Path.home() / "_oqs"]
+
+
+def _files(prefix: Path) -> list[Path]:
+    """The very files that liboqs-python tries below OQS_INSTALL_PATH."""
+    if sys.platform == "win32":
+        return [prefix / "bin" / "oqs.dll", prefix / "bin" / "liboqs.dll"]
+    name = "liboqs.dylib" if sys.platform == "darwin" else "liboqs.so"
+    return [prefix / "lib" / name, prefix / "lib64" / name]
+
+
+def _fault(name: str) -> str | None:
+    """Load *name* and return what is wrong with it, None if nothing is."""
+    try:
+        library = ctypes.CDLL(name)
+        if not library.OQS_KEM_alg_is_enabled(KEM.encode()):
+            return f"built without {KEM}"
+        if not library.OQS_SIG_alg_is_enabled(SIGNATURE.encode()):
+            return f"built without {SIGNATURE}"
+        supports = library.OQS_SIG_supports_ctx_str
+    except OSError as error:
+        return str(error)
+    except AttributeError:
+        return "older than 0.14"
+    supports.restype = ctypes.c_bool
+    return None if supports(SIGNATURE.encode()) else f"{SIGNATURE} without context strings"
+
+
+@contextmanager
+def _install_path(prefix: Path | None) -> Iterator[None]:
+    """Tell liboqs-python where to look for as long as it is being imported."""
+    former = os.environ.get(INSTALL_PATH)
+    if prefix is not None:
+        os.environ[INSTALL_PATH] = str(prefix)
+    try:
+        yield
+    finally:
+        if former is None:
+            os.environ.pop(INSTALL_PATH, None)
+        else:
+            os.environ[INSTALL_PATH] = former
