@@ -25,7 +25,7 @@ from conflux.api import (
     Unavailable,
     WireError,
 )
-from conflux_crypto_oqs.library import KEM, SIGNATURE, import_oqs
+from conflux_crypto_oqs.library import KEM, SIGNATURE, fault, import_oqs
 
 MAX_CONTEXT_BYTES = 255
 
@@ -36,11 +36,11 @@ class OqsCrypto(CryptoDriver):
     def __init__(self, settings: Settings) -> None:
         """There is nothing to set: *settings* is ignored. Raises Unavailable without liboqs."""
         self._oqs = import_oqs()
-        try:
-            self._kem = self._oqs.KeyEncapsulation(KEM)
-            self._signature = self._oqs.Signature(SIGNATURE)
-        except self._oqs.MechanismNotSupportedError as error:
-            raise Unavailable(f"{error}: install a liboqs that was built with it") from error
+        # Where several are installed, liboqs-python may have taken another than was looked at.
+        if (reason := fault(self._oqs.native())) is not None:
+            raise Unavailable(f"liboqs {self._oqs.oqs_version()}: {reason}")
+        self._kem = self._oqs.KeyEncapsulation(KEM)
+        self._signature = self._oqs.Signature(SIGNATURE)
         weakref.finalize(self, self._kem.free)
         weakref.finalize(self, self._signature.free)
         self._check_layout()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import json
 import logging
 import os
 import sys
@@ -28,12 +29,15 @@ SIGNATURE = "ML-DSA-65"
 INSTALL_PATH = "OQS_INSTALL_PATH"
 """The variable by which liboqs-python is told where liboqs was installed."""
 
-_ADVICE = f"install liboqs 0.14 or newer, or name its folder in {INSTALL_PATH}"
+_ADVICE = f"install liboqs 0.16 or newer, or name its folder in {INSTALL_PATH}"
+
+
+_CASES = Path(__file__).with_name("self_test.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Liboqs:
-    """A library that loads: its path or soname, and the folder it was installed to, if known."""
+    """A library that can serve: its path or soname; the folder it was installed to, if known."""
 
     name: str
     prefix: Path | None
@@ -47,10 +51,10 @@ def locate() -> Liboqs:
     """
     reasons = []
     for candidate in _candidates():
-        fault = _fault(candidate.name)
-        if fault is None:
+        reason = _load_fault(candidate.name)
+        if reason is None:
             return candidate
-        reasons.append(f"{candidate.name}: {fault}")
+        reasons.append(f"{candidate.name}: {reason}")
     raise Unavailable(f"{'; '.join(reasons) or 'liboqs was not found'}: {_ADVICE}")
 
 
@@ -70,6 +74,23 @@ def import_oqs() -> ModuleType:
             ) from error
     module: ModuleType = oqs
     return module
+
+
+def fault(library: ctypes.CDLL) -> str | None:
+    """Return in a few words why *library* cannot serve, None if it can. Takes 1 ms."""
+    # By item, not by attribute: these function objects are nobody else's.
+    try:
+        if not library["OQS_KEM_alg_is_enabled"](KEM.encode()):
+            return f"built without {KEM}"
+        if not library["OQS_SIG_alg_is_enabled"](SIGNATURE.encode()):
+            return f"built without {SIGNATURE}"
+        supports = library["OQS_SIG_supports_ctx_str"]
+    except AttributeError:
+        return "older than 0.14"
+    supports.restype = ctypes.c_bool
+    if not supports(SIGNATURE.encode()):
+        return f"{SIGNATURE} without context strings"
+    return _verify_fault(library)
 
 
 def _candidates() -> Iterator[Liboqs]:
@@ -96,21 +117,32 @@ def _files(prefix: Path) -> list[Path]:
     return [prefix / "lib" / name, prefix / "lib64" / name]
 
 
-def _fault(name: str) -> str | None:
-    """Load *name* and return what is wrong with it, None if nothing is."""
+def _load_fault(name: str) -> str | None:
     try:
-        library = ctypes.CDLL(name)
-        if not library.OQS_KEM_alg_is_enabled(KEM.encode()):
-            return f"built without {KEM}"
-        if not library.OQS_SIG_alg_is_enabled(SIGNATURE.encode()):
-            return f"built without {SIGNATURE}"
-        supports = library.OQS_SIG_supports_ctx_str
+        return fault(ctypes.CDLL(name))
     except OSError as error:
         return str(error)
-    except AttributeError:
-        return "older than 0.14"
-    supports.restype = ctypes.c_bool
-    return None if supports(SIGNATURE.encode()) else f"{SIGNATURE} without context strings"
+
+
+def _verify_fault(library: ctypes.CDLL) -> str | None:
+    """Hold the verifier against two published cases that some versions of liboqs get wrong.
+
+    The AVX2 code of liboqs before 0.16 takes signatures whose z is too large (FIPS 204 §6.3) and
+    refuses some good ones: pq-crystals/dilithium issue 113.
+    """
+    new, verify, free = library["OQS_SIG_new"], library["OQS_SIG_verify"], library["OQS_SIG_free"]
+    new.restype = ctypes.c_void_p
+    scheme = ctypes.c_void_p(new(SIGNATURE.encode()))
+    try:
+        for case in json.loads(_CASES.read_bytes())["cases"]:
+            public, message, signature = (bytes.fromhex(case[k]) for k in ("public", "msg", "sig"))
+            sizes = ctypes.c_size_t(len(message)), ctypes.c_size_t(len(signature))
+            status = verify(scheme, message, sizes[0], signature, sizes[1], public)
+            if (status == 0) != case["valid"]:
+                return "its ML-DSA-65 verifier is faulty (pq-crystals/dilithium issue 113)"
+    finally:
+        free(scheme)
+    return None
 
 
 @contextmanager
