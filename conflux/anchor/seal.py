@@ -37,11 +37,17 @@ class HybridKey:
 
     def __init__(self, crypto: CryptoDriver, entropy: Entropy) -> None:
         self._kem = crypto.generate_kem()
-        self._x25519 = X25519PrivateKey.from_private_bytes(entropy(32))
-        self.public = self._kem.public + self._x25519.public_key().public_bytes_raw()
+        x25519 = X25519PrivateKey.from_private_bytes(entropy(32))
+        self._x25519: X25519PrivateKey | None = x25519
+        self.public = self._kem.public + x25519.public_key().public_bytes_raw()
 
     def decapsulate(self, encapsulated: bytes) -> bytes:
-        """Return the X-Wing shared secret. Raises WireError for a wrong length or point."""
+        """Return the X-Wing shared secret. Raises WireError for a wrong length or point.
+
+        Raises ValueError once erased.
+        """
+        if self._x25519 is None:
+            raise ValueError("this X-Wing key was erased")
         if len(encapsulated) != ENCAPSULATED_BYTES:
             raise WireError("encapsulated key of a wrong length")
         ct, ct_x = encapsulated[:KEM_CIPHERTEXT_BYTES], encapsulated[KEM_CIPHERTEXT_BYTES:]
@@ -60,8 +66,9 @@ class HybridKey:
             raise WireError("sealed message does not open") from None
 
     def erase(self) -> None:
-        """Wipe what can be wiped and drop the rest."""
+        """Wipe what can be wiped and drop the rest. Twice is fine."""
         self._kem.erase()
+        self._x25519 = None
 
 
 def encapsulate(crypto: CryptoDriver, public: bytes, entropy: Entropy) -> tuple[bytes, bytes]:

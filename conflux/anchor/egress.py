@@ -1,0 +1,254 @@
+"""Egress: sort a burst from the TUN device by destination, seal, send.
+
+One Egresser for each destination address in use:
+
+    IDLE ──packet──► ASKING ──session──► BOUND (waits for a route, then sends) ──closed──► IDLE
+                        └──no answer──► back-off, 1 to 30 s, packets dropped ──► IDLE
+
+Packets that come before there is a way wait: 64 kB a destination, 16 MB in all, 5 s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from conflux.anchor.route import Reach
+from conflux.anchor.stream import Session, Spent
+from conflux.anchor.timers import Timers
+from conflux.api import Layout, WireError
+from conflux.wire import ip
+from conflux.wire.credentials import Network
+from conflux.wire.frame import MAX_SUPERFRAME_BYTES, SIZE, records
+
+WAITING_BYTES = 65_536
+WAITING_TOTAL_BYTES = 16 * 2**20
+WAITING_S = 5.0
+BACKOFF_S = 1.0
+BACKOFF_MAX_S = 30.0
+MAX_EGRESSERS = 4_096
+
+
+@dataclass(slots=True, eq=False)
+class Egresser:
+    """What is known about one destination address."""
+
+    address: bytes
+    session: Session | None = None
+    reach: Reach | None = None
+    asking: bool = False
+    retry_at: float = 0.0
+    backoff_s: float = BACKOFF_S
+    waiting: deque[tuple[float, bytes]] = field(default_factory=deque)
+    waiting_bytes: int = 0
+
+
+class Egress:
+    """All Egressers of a node, by address."""
+
+    def __init__(
+        self,
+        timers: Timers,
+        counters: Counter[str],
+        *,
+        ask: Callable[[Egresser, float], bool],
+        want: Callable[[Session, float], Reach],
+        on_spent: Callable[[Session, float], None],
+    ) -> None:
+        self._timers = timers
+        self._counters = counters
+        self._ask = ask
+        self._want = want
+        self._on_spent = on_spent
+        self._egressers: dict[bytes, Egresser] = {}
+        self._sessions: dict[bytes, Session] = {}
+        self._networks: Sequence[Network] = ()
+        self._unreachable: frozenset[bytes] = frozenset()
+        self._waiting_bytes = 0
+
+    def serve(self, networks: Sequence[Network], own: Sequence[bytes]) -> None:
+        """Set which networks lie behind the overlay and which addresses are our own."""
+        self._networks = networks
+        edges = {n.network_address.packed for n in networks if n.num_addresses > 2}
+        edges |= {
+            n.broadcast_address.packed for n in networks if n.num_addresses > 2 and n.version == 4
+        }
+        self._unreachable = frozenset(edges | set(own))
+
+    # The packet path
+
+    def take(self, superframe: memoryview, *, now: float) -> None:
+        """Send every packet of *superframe*: its layout byte, then records as the device gave."""
+        groups: dict[tuple[Egresser, int], list[tuple[int, int]]] = {}
+        try:
+            for record, packet, end in records(superframe):
+                key = self._classify(superframe[packet:end])
+                if key is not None:
+                    groups.setdefault(key, []).append((record, end))
+        except WireError:
+            self._counters["tun_malformed"] += 1
+        for (egresser, flow), runs in groups.items():
+            if runs[0][0] == 1 and runs[-1][1] == len(superframe) and len(groups) == 1:
+                self._send(egresser, flow, superframe, now)
+            else:
+                joined = b"".join((superframe[:1], *(superframe[a:b] for a, b in runs)))
+                self._send(egresser, flow, memoryview(joined), now)
+
+    def _classify(self, packet: memoryview) -> tuple[Egresser, int] | None:
+        """Return (egresser, flow): packets of one group share a stream and a route."""
+        try:
+            _, destination = ip.addresses(packet)
+        except WireError:
+            self._counters["tun_malformed"] += 1
+            return None
+        egresser = self._egressers.get(destination) or self._new(destination)
+        if egresser is None:
+            self._counters["packet_to_nowhere"] += 1
+            return None
+        spread = egresser.reach is not None and len(egresser.reach.routes) > 1
+        return egresser, ip.flow_hash(packet) if spread else 0
+
+    def _send(self, egresser: Egresser, flow: int, superframe: memoryview, now: float) -> None:
+        session, reach = egresser.session, egresser.reach
+        if session is None or reach is None:
+            self._wait(egresser, superframe, now)
+            self._find(egresser, now)
+            return
+        route = reach.choose(flow)
+        if route is None:
+            self._wait(egresser, superframe, now)
+            return
+        try:
+            frame = session.out.seal(superframe, now=now)
+        except Spent:
+            self._wait(egresser, superframe, now)
+            self._on_spent(session, now)
+            return
+        session.last_sent = now
+        if not route.send(frame, now=now):
+            self._counters["egress_full"] += 1
+
+    # Destinations
+
+    def bind(self, session: Session, *, now: float) -> None:
+        """From now on packets to the peer's addresses take *session*."""
+        for address in [interface.packed for interface in session.peer.certificate.addresses]:
+            self._sessions[address] = session
+        for egresser in self._egressers.values():
+            if session.peer.covers(egresser.address):
+                egresser.asking = False
+                egresser.backoff_s = BACKOFF_S
+                self._bind(egresser, session, now)
+
+    def unbind(self, session: Session, *, now: float) -> None:
+        """*session* sends no more; what waits is asked for anew."""
+        for address, bound in list(self._sessions.items()):
+            if bound is session:
+                del self._sessions[address]
+        for egresser in self._egressers.values():
+            if egresser.session is session:
+                egresser.session = egresser.reach = None
+                if egresser.waiting:
+                    self._find(egresser, now)
+
+    def flush(self, reach: Reach, now: float) -> None:
+        """There is a route: send what waits for it, oldest first."""
+        for egresser in list(self._egressers.values()):
+            if egresser.reach is reach and egresser.waiting:
+                for superframe in self._drain(egresser):
+                    self._send(egresser, 0, memoryview(superframe), now)
+
+    def ask_failed(self, egresser: Egresser, now: float) -> None:
+        """Nobody answered: drop what waits, ask again later and later."""
+        if not egresser.asking:
+            return
+        egresser.asking = False
+        egresser.retry_at = now + egresser.backoff_s
+        egresser.backoff_s = min(2 * egresser.backoff_s, BACKOFF_MAX_S)
+        self._counters["packet_unanswered"] += len(list(self._drain(egresser)))
+
+    def drop_idle(self, now: float) -> None:
+        for egresser in list(self._egressers.values()):
+            idle = not (egresser.waiting or egresser.asking or egresser.session)
+            if idle and now > egresser.retry_at + BACKOFF_MAX_S:
+                del self._egressers[egresser.address]
+
+    def _new(self, address: bytes) -> Egresser | None:
+        if address in self._unreachable or not ip.is_unicast(address):
+            return None
+        if not any(ip_address(address) in network for network in self._networks):
+            return None
+        if len(self._egressers) >= MAX_EGRESSERS:
+            self._counters["egressers_over_limit"] += 1
+            return None
+        egresser = self._egressers[address] = Egresser(address)
+        return egresser
+
+    def _find(self, egresser: Egresser, now: float) -> None:
+        known = self._sessions.get(egresser.address)
+        if known is not None:
+            self._bind(egresser, known, now)
+        elif not egresser.asking and now >= egresser.retry_at:
+            egresser.asking = self._ask(egresser, now)
+        elif not egresser.asking:
+            self._counters["packet_unanswered"] += len(list(self._drain(egresser)))
+
+    def _bind(self, egresser: Egresser, session: Session, now: float) -> None:
+        egresser.session = session
+        egresser.reach = self._want(session, now)
+        if egresser.reach.routes:
+            self.flush(egresser.reach, now)
+
+    # Waiting
+
+    def _wait(self, egresser: Egresser, superframe: memoryview, now: float) -> None:
+        size = len(superframe)
+        full = egresser.waiting_bytes + size > WAITING_BYTES
+        if full or self._waiting_bytes + size > WAITING_TOTAL_BYTES:
+            self._counters["packet_waited_in_vain"] += 1
+            return
+        if not egresser.waiting:
+            self._timers.at(now + WAITING_S, lambda now: self._expire(egresser, now))
+        egresser.waiting.append((now, bytes(superframe)))
+        egresser.waiting_bytes += size
+        self._waiting_bytes += size
+
+    def _expire(self, egresser: Egresser, now: float) -> None:
+        while egresser.waiting and now - egresser.waiting[0][0] >= WAITING_S:
+            self._take_first(egresser)
+            self._counters["packet_waited_in_vain"] += 1
+        if egresser.waiting:
+            due = egresser.waiting[0][0] + WAITING_S
+            self._timers.at(due, lambda now: self._expire(egresser, now))
+
+    def _drain(self, egresser: Egresser) -> list[bytes]:
+        drained = []
+        while egresser.waiting:
+            drained.append(self._take_first(egresser))
+        return _join(drained)
+
+    def _take_first(self, egresser: Egresser) -> bytes:
+        _, superframe = egresser.waiting.popleft()
+        egresser.waiting_bytes -= len(superframe)
+        self._waiting_bytes -= len(superframe)
+        return superframe
+
+
+def _join(superframes: list[bytes]) -> list[bytes]:
+    """Join neighbours of one layout as far as they fit: fewer frames, same order."""
+    joined: list[bytearray] = []
+    for superframe in superframes:
+        last = joined[-1] if joined else None
+        fits = last is not None and len(last) + len(superframe) <= MAX_SUPERFRAME_BYTES
+        if last is not None and fits and last[0] == superframe[0]:
+            last += superframe[1:]
+        else:
+            joined.append(bytearray(superframe))
+    return [bytes(superframe) for superframe in joined]
+
+
+def single(packet: bytes) -> bytes:
+    """A superframe of one bare packet."""
+    return bytes((Layout.BARE,)) + SIZE.pack(len(packet)) + packet

@@ -1,0 +1,510 @@
+"""The state of handshakes: what was asked and answered, repeats, crossing Asks, limits.
+
+    asked ──Answer──► verifying ──► tether answered ──► opened ──► established      (A)
+          └─deadline─► failed
+    received ──► certified ──► tether offered ──► answered ──Open──► established    (B)
+
+Repeats are byte-identical in both directions; of two crossing Asks the smaller NodeId's wins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from conflux.anchor import handshake
+from conflux.anchor.handshake import (
+    PendingAnswer,
+    PendingAsk,
+    ReceivedAnswer,
+    ReceivedAsk,
+    Secrets,
+    Standing,
+    message_ref,
+)
+from conflux.anchor.identity import CLOCK_SKEW_S, Peer, node_tag
+from conflux.anchor.limits import RateLimit, SeenNonces
+from conflux.anchor.timers import Timer, Timers
+from conflux.anchor.world import World
+from conflux.api import NodeId, Tether, WireError
+from conflux.wire.control import (
+    REF_BYTES,
+    AuthLevel,
+    Description,
+    Kind,
+    Open,
+    Purpose,
+    Target,
+    TargetKind,
+    envelope,
+)
+from conflux.wire.credentials import TeamKey
+
+MAX_ASKED = 256
+MAX_ANSWERED = 1_024
+MAX_PER_SENDER = 4
+MESSAGES_PER_S = 20.0
+MESSAGES_BURST = 40.0
+
+ASK_REPEAT_S = (0.5, 1.0, 2.0)
+ASK_DEADLINE_S = 5.0
+RELAY_ASK_DEADLINE_S = 2.0
+OPEN_REPEAT_S = (0.3, 0.6, 1.2, 2.4, 4.8)
+OPEN_DEADLINE_S = 10.0
+CONNECT_DEADLINE_S = 10.0
+MAX_NONCES = 65_536
+
+
+@dataclass(slots=True, eq=False)
+class Established:
+    """A finished handshake. `tether` is still connecting, if there is one at all."""
+
+    purpose: Purpose
+    peer: Peer
+    teams: Sequence[TeamKey]
+    suite: int
+    auth_level: AuthLevel
+    secrets: Secrets
+    asked: bool
+    """Whether this node asked: which of the two streams is its own."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    pending: PendingAsk
+    tag: bytes
+    failed: Callable[[float], None]
+    deadline: Timer
+    repeats: list[Timer] = field(default_factory=list)
+    yielded: bool = False
+    """A crossing Ask won: this one is not repeated any more, but still runs out."""
+    verifying: bool = False
+
+    @property
+    def target(self) -> Target:
+        return self.pending.ask.target
+
+    def stop(self) -> None:
+        self.deadline.cancel()
+        for repeat in self.repeats:
+            repeat.cancel()
+        self.pending.key.erase()
+
+
+@dataclass(slots=True, eq=False)
+class _Answered:
+    pending: PendingAnswer
+    sender: bytes
+    tether: Tether | None
+    deadline: Timer
+    verifying: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Opened:
+    message: bytes
+    tag: bytes
+    node: NodeId
+    repeats: list[Timer]
+
+    def stop(self) -> None:
+        for repeat in self.repeats:
+            repeat.cancel()
+
+
+class Exchange:
+    """All handshakes of a node."""
+
+    def __init__(
+        self,
+        standing: Callable[[], Standing],
+        world: World,
+        timers: Timers,
+        wall: Callable[[float], float],
+        counters: Counter[str],
+        *,
+        tether_kinds: Sequence[str],
+        has_tether: Callable[[NodeId], bool],
+        prepare_tether: Callable[[Peer, Tether], None],
+        on_established: Callable[[Established, float], None],
+        on_tether: Callable[[Peer, Tether, float], None],
+        auth_level: AuthLevel = AuthLevel.HANDSHAKE,
+    ) -> None:
+        self._standing = standing
+        self._world = world
+        self._timers = timers
+        self._wall = wall
+        self._counters = counters
+        self._tether_kinds = tether_kinds
+        self._has_tether = has_tether
+        self._prepare_tether = prepare_tether
+        self._on_established = on_established
+        self._on_tether = on_tether
+        self._auth_level = auth_level
+        self._asked: dict[bytes, _Asked] = {}
+        self._working: dict[bytes, bytes] = {}
+        self._answered: dict[bytes, _Answered] = {}
+        self._answers: dict[bytes, tuple[bytes, bytes]] = {}
+        self._opened: dict[bytes, _Opened] = {}
+        self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
+        self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
+
+    # A's side
+
+    def ask(
+        self,
+        target: Target,
+        tag: bytes,
+        *,
+        purpose: Purpose,
+        avoid: Sequence[bytes] = (),
+        failed: Callable[[float], None],
+        now: float,
+    ) -> bool:
+        """Ask *target*, found under *tag*; False if too many Asks are out.
+
+        Ends in `on_established`, or in *failed(now)* after the deadline.
+        """
+        if len(self._asked) >= MAX_ASKED:
+            self._counters["ask_over_limit"] += 1
+            return False
+        pending = handshake.make_ask(
+            self._standing(),
+            target,
+            purpose=purpose,
+            auth_level=self._auth_level,
+            tether_kinds=self._tether_kinds,
+            avoid=avoid,
+            wall=self._wall(now),
+        )
+        ref = pending.ref
+        # Sent again to "any relay" the same Ask would reach another node: those are made anew.
+        anybody = target.kind is TargetKind.ANY_RELAY
+        after_s = RELAY_ASK_DEADLINE_S if anybody else ASK_DEADLINE_S
+        deadline = self._timers.at(now + after_s, lambda now: self._ask_ran_out(ref, now))
+        asked = _Asked(pending, tag, failed, deadline)
+        if not anybody:
+            asked.repeats = [
+                self._timers.at(now + after, lambda _: self._repeat_ask(asked))
+                for after in ASK_REPEAT_S
+            ]
+        self._asked[ref] = asked
+        self._world.publish(tag, pending.message)
+        return True
+
+    def is_asking(self, purpose: Purpose, target: Target) -> bool:
+        return any(
+            asked.target == target and asked.pending.ask.purpose is purpose
+            for asked in self._asked.values()
+        )
+
+    def confirmed(self, node: NodeId) -> None:
+        """*node* has shown that it got our Open: stop repeating it."""
+        for opened in self._opened.values():
+            if opened.node == node:
+                opened.stop()
+
+    def forget(self) -> None:
+        """Drop everything, erasing keys."""
+        for asked in self._asked.values():
+            asked.stop()
+        for answered in self._answered.values():
+            answered.deadline.cancel()
+            answered.pending.key.erase()
+            if answered.tether is not None:
+                answered.tether.close()
+        for opened in self._opened.values():
+            opened.stop()
+        self._asked.clear()
+        self._answered.clear()
+        self._opened.clear()
+
+    def _repeat_ask(self, asked: _Asked) -> None:
+        if not asked.yielded and not asked.verifying:
+            self._world.publish(asked.tag, asked.pending.message)
+
+    def _ask_ran_out(self, ref: bytes, now: float) -> None:
+        asked = self._asked.pop(ref)
+        asked.stop()
+        asked.failed(now)
+
+    # Messages
+
+    def received(self, kind: Kind, sender: bytes, body: bytes, *, now: float) -> None:
+        """Take in Ask, Answer or Open from the handle *sender*. Never raises."""
+        if not self._rate.allows(sender, now=now):
+            self._counters["control_over_rate"] += 1
+            return
+        try:
+            if kind is Kind.ASK:
+                self._received_ask(sender, body, now)
+            elif kind is Kind.ANSWER:
+                self._received_answer(body, now)
+            else:
+                self._received_open(body)
+        except WireError as error:
+            self._dropped(error)
+
+    def _received_ask(self, sender: bytes, body: bytes, now: float) -> None:
+        ref = message_ref(envelope(Kind.ASK, body))
+        if ref in self._answers:
+            tag, message = self._answers[ref]
+            self._world.publish(tag, message)
+            return
+        if ref in self._working:
+            return
+        theirs = sum(1 for other in self._working.values() if other == sender)
+        theirs += sum(1 for other in self._answered.values() if other.sender == sender)
+        if theirs >= MAX_PER_SENDER or len(self._answered) + len(self._working) >= MAX_ANSWERED:
+            self._counters["ask_over_limit"] += 1
+            return
+        me, wall = self._standing(), self._wall(now)
+        received = handshake.open_ask(me, body, wall=wall)
+        if not self._nonces.fresh(received.ask.nonce, now=now):
+            raise WireError("Ask seen before")
+        self._working[ref] = sender
+        self._world.defer(
+            lambda: me.verify(received.ask, wall),
+            lambda peer, _: self._certified(ref, me, received, peer),
+            lambda error, _: self._gave_up(ref, error),
+        )
+
+    def _received_answer(self, body: bytes, now: float) -> None:
+        answer_ref = message_ref(envelope(Kind.ANSWER, body))
+        opened = self._opened.get(answer_ref)
+        if opened is not None:
+            self._world.publish(opened.tag, opened.message)
+            return
+        asked = self._asked.get(body[:REF_BYTES])
+        if asked is None or asked.verifying:
+            self._counters["answer_unexpected"] += 1
+            return
+        me, wall, pending = self._standing(), self._wall(now), asked.pending
+        asked.verifying = True
+        self._world.defer(
+            lambda: handshake.open_answer(me, pending, body, wall=wall),
+            lambda received, _: self._answer_verified(asked, me, received),
+            lambda error, _: self._answer_false(asked, error),
+        )
+
+    def _received_open(self, body: bytes) -> None:
+        answered = self._answered.get(body[:REF_BYTES])
+        if answered is None or answered.verifying:
+            self._counters["open_unexpected"] += 1
+            return
+        me, pending = self._standing(), answered.pending
+        answered.verifying = True
+        self._world.defer(
+            lambda: handshake.open_open(me, pending, body),
+            lambda done, now: self._open_verified(answered, *done, now),
+            lambda error, _: self._open_false(answered, error),
+        )
+
+    # A, after the Answer
+
+    def _answer_false(self, asked: _Asked, error: WireError) -> None:
+        # Whoever forged it must not keep the true Answer out.
+        asked.verifying = False
+        self._dropped(error)
+
+    def _answer_verified(self, asked: _Asked, me: Standing, received: ReceivedAnswer) -> None:
+        if self._asked.pop(asked.pending.ref, None) is None:
+            return
+        asked.stop()
+        offer = received.answer.tether
+        if offer.kind in self._tether_kinds and not self._has_tether(received.peer.node_id):
+            self._world.answer_tether(
+                offer.kind,
+                offer.data,
+                lambda tether, _: self._open(asked, me, received, tether),
+            )
+        else:
+            self._open(asked, me, received, None)
+
+    def _open(
+        self, asked: _Asked, me: Standing, received: ReceivedAnswer, tether: Tether | None
+    ) -> None:
+        description = Description()
+        if tether is not None:
+            description = Description(received.answer.tether.kind, tether.description)
+        self._world.defer(
+            lambda: handshake.make_open(me, received, tether=description),
+            lambda made, now: self._opened_now(me, received, tether, *made, now),
+            lambda error, now: self._open_not_made(asked, tether, error, now),
+        )
+
+    def _open_not_made(
+        self, asked: _Asked, tether: Tether | None, error: WireError, now: float
+    ) -> None:
+        if tether is not None:
+            tether.close()
+        self._dropped(error)
+        asked.failed(now)
+
+    def _opened_now(
+        self,
+        me: Standing,
+        received: ReceivedAnswer,
+        tether: Tether | None,
+        message: bytes,
+        secrets: Secrets,
+        now: float,
+    ) -> None:
+        answer, peer = received.answer, received.peer
+        tag = node_tag(me.grant.plane_key, peer.node_id)
+        repeats = [
+            self._timers.at(now + after, lambda _: self._world.publish(tag, message))
+            for after in OPEN_REPEAT_S
+        ]
+        ref = message_ref(received.message)
+        opened = self._opened[ref] = _Opened(message, tag, peer.node_id, repeats)
+        repeats.append(
+            self._timers.at(now + OPEN_DEADLINE_S, lambda _: self._opened_over(ref, opened))
+        )
+        self._world.publish(tag, message)
+        purpose = received.pending.ask.purpose
+        done = Established(
+            purpose, peer, received.teams, answer.suite, answer.auth_level, secrets, asked=True
+        )
+        self._finish(done, tether, None, now)
+
+    def _opened_over(self, ref: bytes, opened: _Opened) -> None:
+        opened.stop()
+        self._opened.pop(ref, None)
+
+    # B, after the Ask and after the Open
+
+    def _certified(self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer) -> None:
+        if self._crossing_ask_wins(me, received.ask.purpose, peer):
+            self._working.pop(ref, None)
+            return
+        kinds = [kind for kind in self._tether_kinds if kind in received.ask.tether_kinds]
+        if kinds and not self._has_tether(peer.node_id):
+            self._world.offer_tether(
+                kinds[0],
+                lambda tether, _: self._answer(ref, me, received, peer, kinds[0], tether),
+            )
+        else:
+            self._answer(ref, me, received, peer, "", None)
+
+    def _crossing_ask_wins(self, me: Standing, purpose: Purpose, peer: Peer) -> bool:
+        """Tell whether our own Ask to *peer* stands; if not, it yields."""
+        for asked in self._asked.values():
+            target = asked.target
+            if asked.pending.ask.purpose is not purpose or target.kind is TargetKind.ANY_RELAY:
+                continue
+            is_peer = (
+                peer.covers(target.value)
+                if target.kind is TargetKind.ADDRESS
+                else target.value == peer.node_id
+            )
+            if is_peer and me.node_id < peer.node_id:
+                return True
+            if is_peer:
+                asked.yielded = True
+        return False
+
+    def _answer(
+        self,
+        ref: bytes,
+        me: Standing,
+        received: ReceivedAsk,
+        peer: Peer,
+        kind: str,
+        tether: Tether | None,
+    ) -> None:
+        offer = Description()
+        if tether is not None:
+            offer = Description(kind, tether.description)
+        self._world.defer(
+            lambda: handshake.make_answer(
+                me, received, peer, tether=offer, auth_level=self._auth_level
+            ),
+            lambda pending, now: self._answered_now(ref, me, pending, tether, now),
+            lambda error, _: self._gave_up(ref, error, tether),
+        )
+
+    def _answered_now(
+        self,
+        ask_ref: bytes,
+        me: Standing,
+        pending: PendingAnswer,
+        tether: Tether | None,
+        now: float,
+    ) -> None:
+        sender = self._working.pop(ask_ref, b"")
+        tag = node_tag(me.grant.plane_key, pending.peer.node_id)
+        ref = pending.ref
+        deadline = self._timers.at(
+            now + OPEN_DEADLINE_S, lambda _: self._answer_ran_out(ref, ask_ref)
+        )
+        self._answered[ref] = _Answered(pending, sender, tether, deadline)
+        self._answers[ask_ref] = (tag, pending.message)
+        self._world.publish(tag, pending.message)
+
+    def _answer_ran_out(self, ref: bytes, ask_ref: bytes) -> None:
+        self._answers.pop(ask_ref, None)
+        answered = self._answered.pop(ref, None)
+        if answered is None:
+            return
+        answered.pending.key.erase()
+        if answered.tether is not None:
+            answered.tether.close()
+
+    def _open_false(self, answered: _Answered, error: WireError) -> None:
+        answered.verifying = False
+        self._dropped(error)
+
+    def _open_verified(
+        self, answered: _Answered, opening: Open, secrets: Secrets, now: float
+    ) -> None:
+        pending, tether = answered.pending, answered.tether
+        if self._answered.pop(pending.ref, None) is None:
+            return
+        pending.key.erase()
+        if tether is not None and not opening.tether.kind:
+            tether.close()
+            tether = None
+        done = Established(
+            pending.received.ask.purpose,
+            pending.peer,
+            pending.received.teams,
+            pending.answer.suite,
+            pending.answer.auth_level,
+            secrets,
+            asked=False,
+        )
+        self._finish(done, tether, opening.tether.data, now)
+
+    # Both
+
+    def _finish(
+        self, done: Established, tether: Tether | None, remote: bytes | None, now: float
+    ) -> None:
+        if tether is not None:
+            connecting = tether
+            self._prepare_tether(done.peer, connecting)
+            self._world.connect_tether(
+                connecting,
+                done.secrets.tether,
+                remote,
+                deadline_s=CONNECT_DEADLINE_S,
+                then=lambda up, now: self._connected(done.peer, connecting, up, now),
+            )
+        self._on_established(done, now)
+
+    def _connected(self, peer: Peer, tether: Tether, up: bool, now: float) -> None:
+        if up:
+            self._on_tether(peer, tether, now)
+        else:
+            self._counters["tether_failed"] += 1
+
+    def _gave_up(self, ref: bytes, error: WireError, tether: Tether | None = None) -> None:
+        self._working.pop(ref, None)
+        if tether is not None:
+            tether.close()
+        self._dropped(error)
+
+    def _dropped(self, error: WireError) -> None:
+        self._counters[f"control: {error}"] += 1

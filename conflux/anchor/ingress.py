@@ -1,0 +1,85 @@
+"""Ingress: open a frame, check that its packets may come in, hand them to the TUN device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from conflux.anchor.stream import InStream, Session
+from conflux.anchor.world import World
+from conflux.api import MAX_MESSAGE_BYTES, WireError
+from conflux.wire import ip
+from conflux.wire.frame import HEADER_BYTES, INNER, OUTER, read_layout, records
+
+_Covers = Callable[[bytes], bool]
+
+
+class Ingress:
+    """All inbound streams of a node, by stream id: an Ingresser each."""
+
+    def __init__(self, world: World, counters: Counter[str]) -> None:
+        self._world = world
+        self._counters = counters
+        self._streams: dict[int, InStream] = {}
+        self._own: frozenset[bytes] = frozenset()
+        self._plain = memoryview(bytearray(MAX_MESSAGE_BYTES))
+
+    def accept_for(self, addresses: Iterable[bytes]) -> None:
+        """Set this node's own addresses: what is for others is not delivered."""
+        self._own = frozenset(addresses)
+
+    def add(self, stream: InStream) -> None:
+        self._streams[stream.stream_id] = stream
+
+    def remove(self, stream: InStream) -> None:
+        self._streams.pop(stream.stream_id, None)
+
+    def take(self, frame: memoryview, *, now: float) -> Session | None:
+        """Deliver a frame; return its session if it proved genuine. Never raises."""
+        if len(frame) < HEADER_BYTES:
+            self._counters["frame_malformed"] += 1
+            return None
+        stream_id, counter = INNER.unpack_from(frame, OUTER.size)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._counters["frame_of_unknown_stream"] += 1
+            return None
+        try:
+            superframe = stream.open(frame, counter, self._plain)
+        except WireError as error:
+            self._counters[f"frame_{error}".replace(" ", "_")] += 1
+            return None
+        stream.session.last_received = now
+        try:
+            self._deliver(superframe, stream.session)
+        except WireError:
+            self._counters["superframe_malformed"] += 1
+        return stream.session
+
+    def _deliver(self, superframe: memoryview, session: Session) -> None:
+        # Runs of good records are handed over whole; a bad one only interrupts.
+        layout, peer = read_layout(superframe), session.peer
+        start = end = 1
+        for record, packet, after in records(superframe):
+            if self._may_come_in(superframe[packet:after], peer.covers):
+                end = after
+                continue
+            if start < record:
+                self._world.deliver(superframe[start:record], layout)
+            start = end = after
+        if start < end:
+            self._world.deliver(superframe[start:end], layout)
+
+    def _may_come_in(self, packet: memoryview, covers: _Covers) -> bool:
+        try:
+            source, destination = ip.addresses(packet)
+        except WireError:
+            self._counters["packet_malformed"] += 1
+            return False
+        if not covers(source):
+            self._counters["packet_source_not_in_certificate"] += 1
+            return False
+        if destination not in self._own:
+            self._counters["packet_destination_not_ours"] += 1
+            return False
+        return True

@@ -1,0 +1,375 @@
+"""A node's whole protocol, put together: what comes in, which stage it goes to, in packet order.
+
+    TUN burst ─► Egress ─► Session.out ─► Reach ─► Route ─► Neighbour ─► tether
+    tether ─► Relay ─► tether                                  (label of another node)
+    tether ─► Ingress ─► Session.inbound ─► TUN                (label of this node)
+    control message ─► Exchange ─► Session, Neighbour
+
+The stages know each other only through the callbacks wired here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from conflux.anchor.egress import Egress, Egresser
+from conflux.anchor.exchange import Established, Exchange
+from conflux.anchor.handshake import Standing
+from conflux.anchor.identity import (
+    PUSH_BINDING,
+    Peer,
+    address_tag,
+    guardian_fingerprint,
+    node_tag,
+    open_grant,
+    relay_tag,
+)
+from conflux.anchor.ingress import Ingress
+from conflux.anchor.relay import Relay
+from conflux.anchor.route import Reach, Routing
+from conflux.anchor.stream import InStream, OutStream, Session
+from conflux.anchor.tether import Neighbour, Neighbours
+from conflux.anchor.timers import Timers
+from conflux.anchor.world import World
+from conflux.api import LinkSample, NodeId, Router, WireError
+from conflux.wire import inband
+from conflux.wire.control import Kind, Purpose, Target, TargetKind, read_envelope
+from conflux.wire.credentials import Grant
+from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
+
+STREAM_IDLE_S = 60.0
+INBOUND_IDLE_S = 90.0
+"""Longer than STREAM_IDLE_S: the sender forgets first, so that nobody sends into the void."""
+TETHER_IDLE_S = 75.0
+NO_ROUTE_S = 10.0
+"""A session that no route reaches for this long is closed: the peer may have started anew."""
+SUPERSEDED_S = 5.0
+"""How long a replaced inbound stream still opens frames that are on their way."""
+HOUSEKEEPING_S = 5.0
+
+
+class Anchor:
+    """The protocol of one node. Not thread safe: one event loop calls it and gives it the time."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        world: World,
+        router: Router,
+        *,
+        tether_kinds: Sequence[str],
+        now: float,
+    ) -> None:
+        self.standing = standing
+        self.timers = Timers()
+        self.counters: Counter[str] = Counter()
+        self.sessions: dict[NodeId, Session] = {}
+        self._world = world
+        self._clock_offset_s = standing.grant.time_ms / 1000 - now
+        me, entropy, counters = standing.node_id, standing.entropy, self.counters
+        router.start(me, int.from_bytes(entropy(8), "big"))
+        self.neighbours = Neighbours(
+            self.timers,
+            world.now,
+            counters,
+            on_datagram=self._datagram,
+            on_inband=self._inband,
+            on_up=self._neighbour_up,
+            on_down=self._neighbour_down,
+            on_sample=self._measured,
+        )
+        self.exchange = Exchange(
+            lambda: self.standing,
+            world,
+            self.timers,
+            self.wall,
+            counters,
+            tether_kinds=tether_kinds,
+            has_tether=lambda node: self.neighbours.get(node) is not None,
+            prepare_tether=self.neighbours.attach,
+            on_established=self._established,
+            on_tether=lambda peer, tether, now: self.neighbours.add(peer, tether, now=now),
+        )
+        self.ingress = Ingress(world, counters)
+        self.egress = Egress(
+            self.timers,
+            counters,
+            ask=self._ask_address,
+            want=lambda session, now: self.routing.want(session.peer, now=now),
+            on_spent=lambda session, now: self._close(session, "key spent", now),
+        )
+        self.routing = Routing(
+            me,
+            world,
+            self.timers,
+            self.neighbours,
+            router,
+            entropy,
+            counters,
+            ask_relay=self._ask_relay,
+            ask_node=self._ask_node,
+            on_reachable=self.egress.flush,
+            on_confirmed=self.exchange.confirmed,
+        )
+        self.relay = Relay(
+            me,
+            self.timers,
+            self.neighbours,
+            entropy,
+            counters,
+            ask_node=self._ask_node,
+            accepts_from=lambda node: node in self.sessions,
+            on_accepted=self.routing.hint,
+        )
+        self._serve(standing.grant)
+        self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
+
+    def wall(self, now: float) -> float:
+        """Guardian's time, Unix seconds: its clock at login, carried on by ours."""
+        return now + self._clock_offset_s
+
+    # What comes in
+
+    def take_burst(self, superframe: memoryview, *, now: float) -> None:
+        """Packets from the TUN device: a layout byte, then records."""
+        self.egress.take(superframe, now=now)
+
+    def take_control(self, sender: bytes, message: bytes, *, now: float) -> None:
+        """A message from the control channel. Never raises."""
+        try:
+            kind, body = read_envelope(message)
+        except WireError:
+            self.counters["control_malformed"] += 1
+            return
+        if kind is Kind.GRANT:
+            self._take_grant(body)
+        else:
+            self.exchange.received(kind, sender, body, now=now)
+
+    def renew(self, standing: Standing, *, now: float) -> None:
+        """Take on a new grant: sessions whose common teams are not all still ours are closed."""
+        if standing.grant.revision <= self.standing.grant.revision:
+            return
+        self.standing = standing
+        self._clock_offset_s = standing.grant.time_ms / 1000 - now
+        self._serve(standing.grant)
+        ours = {(team.team_id, team.key) for team in standing.grant.teams}
+        for session in list(self.sessions.values()):
+            if not all((team.team_id, team.key) in ours for team in session.teams):
+                self._close(session, "team changed", now)
+
+    def close(self, *, now: float) -> None:
+        """Close every session, route and tether; erase keys. The identity is the caller's."""
+        for session in list(self.sessions.values()):
+            self._close(session, "node stops", now)
+        for neighbour in self.neighbours.all():
+            self.neighbours.drop(neighbour, "node stops", now=now)
+        self.exchange.forget()
+
+    # Grants
+
+    def _take_grant(self, sealed: bytes) -> None:
+        me = self.standing
+        fingerprint = guardian_fingerprint(me.guardian.public)
+        self._world.defer(
+            lambda: open_grant(
+                me.crypto, me.identity, sealed, binding=PUSH_BINDING, fingerprint=fingerprint
+            ),
+            lambda opened, now: self._granted(opened[0], now),
+            lambda error, _: self._grant_false(error),
+        )
+
+    def _granted(self, grant: Grant, now: float) -> None:
+        me = self.standing
+        if grant.revision > me.grant.revision:
+            standing = Standing(me.crypto, me.entropy, me.identity, me.guardian, grant)
+            self.renew(standing, now=now)
+            self._world.granted(grant)
+
+    def _grant_false(self, error: WireError) -> None:
+        self.counters[f"grant: {error}"] += 1
+
+    def _serve(self, grant: Grant) -> None:
+        interfaces = grant.certificate.addresses
+        own = [interface.packed for interface in interfaces]
+        self.egress.serve([i.network for i in interfaces] + list(grant.networks), own)
+        self.ingress.accept_for(own)
+
+    # Asking
+
+    def _ask_address(self, egresser: Egresser, now: float) -> bool:
+        return self.exchange.ask(
+            Target(TargetKind.ADDRESS, egresser.address),
+            address_tag(self.standing.grant.plane_key, egresser.address),
+            purpose=Purpose.STREAM,
+            failed=lambda now: self.egress.ask_failed(egresser, now),
+            now=now,
+        )
+
+    def _ask_node(self, node: NodeId, now: float) -> None:
+        target = Target(TargetKind.NODE, node)
+        if self.neighbours.get(node) or self.exchange.is_asking(Purpose.TETHER, target):
+            return
+        tag = node_tag(self.standing.grant.plane_key, node)
+        self.exchange.ask(target, tag, purpose=Purpose.TETHER, failed=lambda _: None, now=now)
+
+    def _ask_relay(self, avoid: Sequence[bytes], now: float) -> None:
+        self.exchange.ask(
+            Target(TargetKind.ANY_RELAY),
+            relay_tag(self.standing.grant.plane_key),
+            purpose=Purpose.TETHER,
+            avoid=avoid,
+            failed=lambda _: None,
+            now=now,
+        )
+
+    # Sessions
+
+    def _established(self, done: Established, now: float) -> None:
+        if done.purpose is Purpose.TETHER or not self._supersedes(done.peer, now):
+            return
+        secrets = done.secrets
+        ours, theirs = secrets.ask_to_answer, secrets.answer_to_ask
+        if not done.asked:
+            ours, theirs = theirs, ours
+        session = Session(
+            peer=done.peer,
+            teams=done.teams,
+            suite=done.suite,
+            auth_level=done.auth_level,
+            out=OutStream(ours, now=now),
+            opened=now,
+            last_sent=now,
+            last_received=now,
+        )
+        session.inbound = InStream(theirs, session)
+        former = self.sessions.get(session.node_id)
+        self.sessions[session.node_id] = session
+        self.ingress.add(session.inbound)
+        self.egress.bind(session, now=now)
+        if former is not None:
+            self._retire(former, now)
+        addresses = done.peer.certificate.addresses
+        self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
+
+    def _supersedes(self, peer: Peer, now: float) -> bool:
+        """Close older starts of the same conflux; False if *peer* is itself an older one."""
+        for session in list(self.sessions.values()):
+            other = session.peer.certificate
+            if other.conflux_id != peer.certificate.conflux_id or session.node_id == peer.node_id:
+                continue
+            if other.serial > peer.certificate.serial:
+                self.counters["peer_superseded"] += 1
+                return False
+            self._close(session, "peer started anew", now)
+            neighbour = self.neighbours.get(session.node_id)
+            if neighbour is not None:
+                self.neighbours.drop(neighbour, "peer started anew", now=now)
+        return True
+
+    def _retire(self, former: Session, now: float) -> None:
+        """A new session took over: the old inbound stream stays for what is on its way."""
+        former.closed = True
+        inbound = former.inbound
+        if inbound is not None:
+            self.timers.at(now + SUPERSEDED_S, lambda _: self.ingress.remove(inbound))
+
+    def _close(self, session: Session, reason: str, now: float) -> None:
+        if session.closed:
+            return
+        session.closed = True
+        if session.inbound is not None:
+            self.ingress.remove(session.inbound)
+        self.sessions.pop(session.node_id, None)
+        self.routing.release(session.node_id, now=now)
+        self.egress.unbind(session, now=now)
+        self._world.stream_closed(session.node_id, reason)
+
+    # Tethers
+
+    def _datagram(self, neighbour: Neighbour, message: memoryview) -> None:
+        now = self._world.now()
+        try:
+            kind, hop_limit, label = read_outer(message)
+            neighbour.last_heard = now
+            neighbour.received_bytes += len(message)
+            if kind is MessageType.DATA:
+                self._data(neighbour, message, hop_limit, label, now)
+            elif kind is MessageType.PROBE:
+                self.neighbours.answer_probe(neighbour, message)
+            else:
+                self.neighbours.probe_answered(neighbour, message, now)
+        except WireError:
+            self.counters["tether_malformed"] += 1
+
+    def _data(
+        self, neighbour: Neighbour, message: memoryview, hop_limit: int, label: int, now: float
+    ) -> None:
+        neighbour.last_data = now
+        if label != LABEL_HERE:
+            hop = neighbour.labels.get(label)
+            if hop is None:
+                self.relay.complain(neighbour, label, now=now)
+                return
+            hop.last_used = now
+            if hop.next_hop is not None:
+                self.relay.forward(message, hop_limit, hop, now=now)
+                return
+        session = self.ingress.take(message, now=now)
+        if session is not None and not session.confirmed:
+            session.confirmed = True
+            self.exchange.confirmed(session.node_id)
+
+    def _inband(self, neighbour: Neighbour, message: inband.Message, now: float) -> None:
+        if isinstance(message, inband.SetupOk):
+            ours = self.routing.set_up(neighbour, message, now)
+        elif isinstance(message, inband.SetupFailed):
+            ours = self.routing.set_up_failed(neighbour, message, now)
+        elif isinstance(message, inband.Teardown):
+            ours = self.routing.torn_down(neighbour, message.route_id, now)
+        elif isinstance(message, inband.LabelUnknown):
+            ours = self.routing.label_unknown(neighbour, message.label, now)
+        else:
+            ours = False
+        if not ours:
+            self.relay.received(neighbour, message, now)
+
+    def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
+        self.relay.neighbour_up(neighbour, now)
+        self.routing.neighbour_up(neighbour, now)
+
+    def _neighbour_down(self, neighbour: Neighbour, reason: str, now: float) -> None:
+        self.counters[f"neighbour_down: {reason}"] += 1
+        self.relay.neighbour_down(neighbour, now)
+        self.routing.neighbour_down(neighbour, now)
+
+    def _measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None:
+        self.routing.measured(neighbour, sample, now)
+
+    # Idleness
+
+    def _keep_house(self, now: float) -> None:
+        for session in list(self.sessions.values()):
+            self._check_session(session, now)
+        self.routing.drop_idle(now)
+        self.relay.drop_idle(now)
+        self.egress.drop_idle(now)
+        for neighbour in self.neighbours.all():
+            in_use = neighbour.labels or self.routing.get(neighbour.node_id) is not None
+            if not in_use and now - neighbour.last_data > TETHER_IDLE_S:
+                self.neighbours.drop(neighbour, "idle", now=now)
+        self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
+
+    def _check_session(self, session: Session, now: float) -> None:
+        sent_s, received_s = now - session.last_sent, now - session.last_received
+        reach: Reach | None = self.routing.get(session.node_id)
+        since = reach.without_route_since if reach is not None else None
+        if since is not None and now - since > NO_ROUTE_S:
+            self._close(session, "no route", now)
+        elif sent_s > STREAM_IDLE_S and received_s > INBOUND_IDLE_S:
+            self._close(session, "idle", now)
+        elif sent_s > STREAM_IDLE_S and reach is not None:
+            # Our stream is over; the peer's to us is its own affair.
+            self.egress.unbind(session, now=now)
+            self.routing.release(session.node_id, now=now)

@@ -1,0 +1,410 @@
+"""Routes: how frames reach a destination, and the search for more of them.
+
+A Reach is one destination in use. Its routes come from a direct tether (no set-up, label 0) and
+from relays (set up hop by hop). The search, while there is no direct route:
+
+    want ──► known neighbours and hints at once ──250 ms──► ask for relays ──back-off──► again
+                                                     └─30 s, doubling──► try directly again
+
+The direct way and the relayed ones are tried side by side, as RFC 8305 does with addresses.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from conflux.anchor.identity import Peer
+from conflux.anchor.seal import Entropy
+from conflux.anchor.tether import Neighbour, Neighbours
+from conflux.anchor.timers import Timer, Timers
+from conflux.anchor.world import World
+from conflux.api import Link, LinkSample, NodeId, Path, Router
+from conflux.wire.control import MAX_AVOID
+from conflux.wire.frame import DATA_BYTE, LABEL_HERE, MAX_HOPS, OUTER
+from conflux.wire.inband import (
+    MAX_PATH_NODES,
+    ROUTE_ID_BYTES,
+    Reason,
+    Setup,
+    SetupFailed,
+    SetupOk,
+    Teardown,
+)
+
+WANTED_RELAYED = 2
+ATTEMPT_DELAY_S = 0.25
+"""Head start of the direct way (RFC 8305 §5, Connection Attempt Delay)."""
+SEARCH_S = (0.4, 0.6, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+RELAY_ASKS = 4
+"""Asks for a relay in one round: each reaches one random node, maybe one that cannot help."""
+DIRECT_RETRY_S = 30.0
+DIRECT_RETRY_MAX_S = 300.0
+SETUP_DEADLINE_S = 8.0
+RETRY_SOON_S = 0.3
+RETRY_LATER_S = 10.0
+ROUTE_IDLE_S = 60.0
+RELAY_IDLE_S = 90
+"""What relays are told: longer than ROUTE_IDLE_S, so that the source forgets first."""
+WEIGH_S = 1.0
+_FLOW_SPACE = 2**32
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One way to a destination: frames go to `neighbour` under `label`."""
+
+    route_id: bytes
+    path: Path
+    neighbour: Neighbour
+    label: int
+    last_used: float
+
+    @property
+    def is_direct(self) -> bool:
+        return len(self.path) == 2
+
+    def send(self, frame: bytearray, *, now: float) -> bool:
+        """Write the outer header into *frame* and send it; False if it did not fit."""
+        OUTER.pack_into(frame, 0, DATA_BYTE, MAX_HOPS, 0, self.label)
+        self.last_used = self.neighbour.last_data = now
+        return self.neighbour.send(frame)
+
+
+@dataclass(slots=True, eq=False)
+class Reach:
+    """All that is known about reaching one destination."""
+
+    peer: Peer
+    routes: list[Route] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    """Running sum of the routes' weights."""
+    round: int = 0
+    search: Timer | None = None
+    weighing: Timer | None = None
+    not_before: dict[Path, float] = field(default_factory=dict)
+    """When a path that failed may be tried again."""
+    direct_retry_s: float = DIRECT_RETRY_S
+    direct_retry_at: float = 0.0
+    without_route_since: float | None = None
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.peer.node_id
+
+    @property
+    def has_direct(self) -> bool:
+        return any(route.is_direct for route in self.routes)
+
+    def choose(self, flow: int) -> Route | None:
+        """Return the route for a flow's 32-bit hash; None if there is none at all."""
+        routes = self.routes
+        if len(routes) < 2:
+            return routes[0] if routes else None
+        point = (flow * 0x9E3779B1 % _FLOW_SPACE) / _FLOW_SPACE * self.shares[-1]
+        return routes[min(bisect.bisect_right(self.shares, point), len(routes) - 1)]
+
+    def stop(self) -> None:
+        for timer in (self.search, self.weighing):
+            if timer is not None:
+                timer.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    route_id: bytes
+    reach: Reach
+    path: Path
+    neighbour: Neighbour
+    deadline: Timer
+
+
+class Routing:
+    """Every Reach of a node. `on_reachable` tells that waiting packets can go."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        world: World,
+        timers: Timers,
+        neighbours: Neighbours,
+        router: Router,
+        entropy: Entropy,
+        counters: Counter[str],
+        *,
+        ask_relay: Callable[[Sequence[bytes], float], None],
+        ask_node: Callable[[NodeId, float], None],
+        on_reachable: Callable[[Reach, float], None],
+        on_confirmed: Callable[[NodeId], None],
+    ) -> None:
+        self._me = me
+        self._world = world
+        self._timers = timers
+        self._neighbours = neighbours
+        self._router = router
+        self._entropy = entropy
+        self._counters = counters
+        self._ask_relay = ask_relay
+        self._ask_node = ask_node
+        self._on_reachable = on_reachable
+        self._on_confirmed = on_confirmed
+        self._reaches: dict[NodeId, Reach] = {}
+        self._pending: dict[bytes, _Pending] = {}
+        self._hints: dict[NodeId, Path] = {}
+
+    def get(self, node: NodeId) -> Reach | None:
+        return self._reaches.get(node)
+
+    def all(self) -> list[Reach]:
+        return list(self._reaches.values())
+
+    def want(self, peer: Peer, *, now: float) -> Reach:
+        """Begin to reach *peer*, or go on doing so."""
+        reach = self._reaches.get(peer.node_id)
+        if reach is not None:
+            return reach
+        reach = self._reaches[peer.node_id] = Reach(peer, without_route_since=now)
+        reach.direct_retry_at = now + DIRECT_RETRY_S
+        neighbour = self._neighbours.get(peer.node_id)
+        if neighbour is not None:
+            self._add_direct(reach, neighbour, now)
+        else:
+            self._try_known(reach, now)
+            self._search_after(reach, ATTEMPT_DELAY_S, now)
+        return reach
+
+    def release(self, node: NodeId, *, now: float) -> None:
+        """The destination is not in use any more: its routes are torn down."""
+        reach = self._reaches.pop(node, None)
+        if reach is None:
+            return
+        reach.stop()
+        for route in reach.routes:
+            self._teardown(route)
+        for pending in [p for p in self._pending.values() if p.reach is reach]:
+            self._forget(pending)
+
+    def hint(self, origin: NodeId, path: Path) -> None:
+        """*origin* reaches this node along *path*: backwards it may work for us too."""
+        if len(self._hints) >= 1024:
+            self._hints.pop(next(iter(self._hints)))
+        self._hints[origin] = tuple(reversed(path))
+
+    # Neighbours
+
+    def neighbour_up(self, neighbour: Neighbour, now: float) -> None:
+        for reach in self.all():
+            if reach.node_id == neighbour.node_id:
+                self._add_direct(reach, neighbour, now)
+            elif self._lacks_relayed(reach):
+                self._try(reach, (self._me, neighbour.node_id, reach.node_id), now)
+
+    def neighbour_down(self, neighbour: Neighbour, now: float) -> None:
+        self._router.link_lost((self._me, neighbour.node_id), now=now)
+        for pending in [p for p in self._pending.values() if p.neighbour is neighbour]:
+            self._forget(pending)
+        for reach in self.all():
+            self._remove(reach, [r for r in reach.routes if r.neighbour is neighbour], now)
+
+    def measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None:
+        self._router.link_measured((self._me, neighbour.node_id), sample, now=now)
+
+    # In-band messages about our own routes
+
+    def set_up(self, neighbour: Neighbour, message: SetupOk, now: float) -> bool:
+        """Take in a SETUP_OK; False if the route is not ours."""
+        pending = self._pending.get(message.route_id)
+        if pending is None or pending.neighbour is not neighbour:
+            return False
+        self._forget(pending)
+        reach, path = pending.reach, pending.path
+        for link, rtt_us in zip(_links(path)[1:], message.rtts_us, strict=False):
+            self._router.link_measured(link, LinkSample(rtt_s=rtt_us / 1e6), now=now)
+        reach.not_before.pop(path, None)
+        self._on_confirmed(reach.node_id)
+        self._add(reach, Route(message.route_id, path, neighbour, message.label, now), now)
+        return True
+
+    def set_up_failed(self, neighbour: Neighbour, message: SetupFailed, now: float) -> bool:
+        pending = self._pending.get(message.route_id)
+        if pending is None or pending.neighbour is not neighbour:
+            return False
+        self._forget(pending)
+        soon = message.reason is Reason.NO_HANDSHAKE
+        wait_s = RETRY_SOON_S if soon else RETRY_LATER_S
+        pending.reach.not_before[pending.path] = now + wait_s
+        if soon:
+            self._search_after(pending.reach, RETRY_SOON_S, now)
+        return True
+
+    def torn_down(self, neighbour: Neighbour, route_id: bytes, now: float) -> bool:
+        for reach in self.all():
+            broken = [r for r in reach.routes if r.route_id == route_id]
+            if broken and broken[0].neighbour is neighbour and route_id:
+                reach.not_before[broken[0].path] = now + RETRY_SOON_S
+                self._remove(reach, broken, now)
+                return True
+        return False
+
+    def label_unknown(self, neighbour: Neighbour, label: int, now: float) -> bool:
+        for reach in self.all():
+            for route in reach.routes:
+                if route.neighbour is neighbour and route.label == label != LABEL_HERE:
+                    self._remove(reach, [route], now)
+                    return True
+        return False
+
+    def drop_idle(self, now: float) -> None:
+        for reach in self.all():
+            idle = [r for r in reach.routes if now - r.last_used > ROUTE_IDLE_S and r.route_id]
+            if len(idle) < len(reach.routes):
+                for route in idle:
+                    self._teardown(route)
+                self._remove(reach, idle, now)
+
+    # Adding and removing
+
+    def _add_direct(self, reach: Reach, neighbour: Neighbour, now: float) -> None:
+        if reach.has_direct:
+            return
+        reach.direct_retry_s = DIRECT_RETRY_S
+        self._on_confirmed(reach.node_id)
+        path = (self._me, reach.node_id)
+        self._add(reach, Route(b"", path, neighbour, LABEL_HERE, now), now)
+
+    def _add(self, reach: Reach, route: Route, now: float) -> None:
+        reach.routes.append(route)
+        reach.without_route_since = None
+        reach.round = 0
+        self._weigh(reach, now)
+        self._changed(reach)
+        self._on_reachable(reach, now)
+
+    def _remove(self, reach: Reach, gone: Sequence[Route], now: float) -> None:
+        if not gone:
+            return
+        reach.routes = [route for route in reach.routes if route not in gone]
+        if any(route.is_direct for route in gone):
+            reach.direct_retry_at = now + RETRY_SOON_S
+        if not reach.routes:
+            reach.without_route_since = now
+        self._weigh(reach, now)
+        self._changed(reach)
+        if self._lacks_relayed(reach):
+            reach.round = 0
+            self._search(reach, now)
+
+    def _changed(self, reach: Reach) -> None:
+        self._world.route_changed(reach.node_id, [route.path for route in reach.routes])
+
+    def _teardown(self, route: Route) -> None:
+        if route.route_id:
+            route.neighbour.send_inband(Teardown(route.route_id, Reason.IDLE))
+
+    # Searching
+
+    def _lacks_relayed(self, reach: Reach) -> bool:
+        if reach.has_direct:
+            return False
+        under_way = sum(1 for pending in self._pending.values() if pending.reach is reach)
+        return len(reach.routes) + under_way < WANTED_RELAYED
+
+    def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
+        if reach.search is not None:
+            reach.search.cancel()
+        reach.search = self._timers.at(now + wait_s, lambda now: self._search(reach, now))
+
+    def _search(self, reach: Reach, now: float) -> None:
+        if self._reaches.get(reach.node_id) is not reach or reach.has_direct:
+            return
+        if now >= reach.direct_retry_at:
+            reach.direct_retry_at = now + reach.direct_retry_s
+            reach.direct_retry_s = min(2 * reach.direct_retry_s, DIRECT_RETRY_MAX_S)
+            self._ask_node(reach.node_id, now)
+        self._try_known(reach, now)
+        if self._lacks_relayed(reach):
+            known = [neighbour.node_id for neighbour in self._neighbours.all()]
+            avoid = [reach.node_id, *known][:MAX_AVOID]
+            for _ in range(RELAY_ASKS if reach.round < 4 else 1):
+                self._ask_relay(avoid, now)
+        wait_s = SEARCH_S[min(reach.round, len(SEARCH_S) - 1)]
+        reach.round += 1
+        self._search_after(reach, wait_s, now)
+
+    def _try_known(self, reach: Reach, now: float) -> None:
+        for path in self._known_paths(reach, now):
+            if not self._lacks_relayed(reach):
+                return
+            self._try(reach, path, now)
+
+    def _known_paths(self, reach: Reach, now: float) -> Iterable[Path]:
+        hint = self._hints.get(reach.node_id)
+        if hint is not None:
+            yield hint
+        yield from self._router.propose(
+            reach.node_id, limit=WANTED_RELAYED, avoid=frozenset(), now=now
+        )
+        by_rtt = sorted(self._neighbours.all(), key=lambda n: n.srtt_s or math.inf)
+        for neighbour in by_rtt:
+            yield (self._me, neighbour.node_id, reach.node_id)
+
+    def _try(self, reach: Reach, path: Path, now: float) -> None:
+        """Set *path* up unless it is nonsense, in use, under way, or failed a moment ago."""
+        simple = len(set(path)) == len(path) and 3 <= len(path) <= MAX_PATH_NODES
+        if not simple or path[0] != self._me or path[-1] != reach.node_id:
+            return
+        in_use = any(route.path == path for route in reach.routes)
+        under_way = any(p.path == path for p in self._pending.values())
+        neighbour = self._neighbours.get(path[1])
+        if in_use or under_way or neighbour is None or now < reach.not_before.get(path, 0.0):
+            return
+        route_id = self._entropy(ROUTE_ID_BYTES)
+        deadline = self._timers.at(
+            now + SETUP_DEADLINE_S, lambda now: self._set_up_ran_out(route_id, now)
+        )
+        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, deadline)
+        neighbour.send_inband(Setup(route_id, RELAY_IDLE_S, path))
+
+    def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
+        pending = self._pending[route_id]
+        self._forget(pending)
+        pending.reach.not_before[pending.path] = now + RETRY_LATER_S
+
+    def _forget(self, pending: _Pending) -> None:
+        pending.deadline.cancel()
+        del self._pending[pending.route_id]
+
+    # Weighing
+
+    def _weigh(self, reach: Reach, now: float) -> None:
+        if reach.weighing is not None:
+            reach.weighing.cancel()
+            reach.weighing = None
+        if len(reach.routes) < 2:
+            return
+        paths = [route.path for route in reach.routes]
+        weights = list(self._router.weigh(reach.node_id, paths, now=now))
+        if not _usable(weights, len(paths)):
+            # A router is somebody else's code: a fault in it must not stop traffic.
+            self._counters["router_gave_unusable_weights"] += 1
+            weights = [1.0] * len(paths)
+        reach.shares = []
+        for weight in weights:
+            reach.shares.append((reach.shares[-1] if reach.shares else 0.0) + weight)
+        reach.weighing = self._timers.at(now + WEIGH_S, lambda now: self._weigh(reach, now))
+
+
+def _links(path: Path) -> list[Link]:
+    return list(itertools.pairwise(path))
+
+
+def _usable(weights: Sequence[float], count: int) -> bool:
+    return (
+        len(weights) == count
+        and all(math.isfinite(weight) and weight >= 0 for weight in weights)
+        and sum(weights) > 0
+    )

@@ -1,0 +1,120 @@
+"""Streams: one-way, end to end, AES-256-GCM (docs/protocol/frame.md §4).
+
+    OutStream.seal   superframe -> frame        counters from 1, each nonce once
+    InStream.open    frame -> superframe        every counter at most once
+
+A Session is the pair that one handshake keyed: our stream to a peer and the peer's to us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from conflux.anchor.handshake import StreamKeys
+from conflux.anchor.identity import Peer
+from conflux.api import NodeId, WireError
+from conflux.wire.control import AuthLevel
+from conflux.wire.credentials import TeamKey
+from conflux.wire.frame import HEADER_BYTES, INNER, OUTER, TAG_BYTES
+from conflux.wire.replay import ReplayWindow
+
+MAX_BLOCKS = 2**35
+"""AES blocks under one key (anchor protocol, rekey): nothing is sealed beyond."""
+
+MAX_KEY_AGE_S = 3600.0
+"""Nothing is sealed under an older key: the stream is opened anew."""
+
+
+class Spent(Exception):
+    """The key has done what it may do: open a new stream."""
+
+
+class OutStream:
+    """Seals superframes. The caller drops what it cannot send: a skipped counter is harmless."""
+
+    __slots__ = ("_blocks", "_counter", "_encrypt_into", "_iv", "_until", "stream_id")
+
+    def __init__(self, keys: StreamKeys, *, now: float) -> None:
+        self.stream_id = keys.stream_id
+        self._encrypt_into = AESGCM(keys.key).encrypt_into
+        self._iv = int.from_bytes(keys.iv, "big")
+        self._counter = 0
+        self._blocks = 0
+        self._until = now + MAX_KEY_AGE_S
+
+    def seal(self, superframe: memoryview, *, now: float) -> bytearray:
+        """Return a whole frame whose outer header is still blank. Raises Spent."""
+        # Before sealing: a nonce used twice breaks AES-GCM, a skipped one is harmless.
+        self._counter += 1
+        size = len(superframe)
+        self._blocks += size >> 4
+        if self._blocks > MAX_BLOCKS or now > self._until:
+            raise Spent
+        frame = bytearray(HEADER_BYTES + size + TAG_BYTES)
+        INNER.pack_into(frame, OUTER.size, self.stream_id, self._counter)
+        view = memoryview(frame)
+        self._encrypt_into(
+            (self._iv ^ self._counter).to_bytes(12, "big"),
+            superframe,
+            view[OUTER.size : HEADER_BYTES],
+            view[HEADER_BYTES:],
+        )
+        return frame
+
+
+class InStream:
+    """Opens frames into a buffer that all streams of a node share."""
+
+    __slots__ = ("_decrypt_into", "_iv", "replay", "session", "stream_id")
+
+    def __init__(self, keys: StreamKeys, session: Session) -> None:
+        self.stream_id = keys.stream_id
+        self.session = session
+        self.replay = ReplayWindow()
+        self._decrypt_into = AESGCM(keys.key).decrypt_into
+        self._iv = int.from_bytes(keys.iv, "big")
+
+    def open(self, frame: memoryview, counter: int, into: memoryview) -> memoryview:
+        """Return the superframe, a part of *into*. Raises WireError for a forged or seen frame."""
+        if self.replay.seen(counter):
+            raise WireError("replayed")
+        size = len(frame) - HEADER_BYTES - TAG_BYTES
+        if size < 1:
+            raise WireError("frame without a superframe")
+        try:
+            self._decrypt_into(
+                (self._iv ^ counter).to_bytes(12, "big"),
+                frame[HEADER_BYTES:],
+                frame[OUTER.size : HEADER_BYTES],
+                into[:size],
+            )
+        except InvalidTag:
+            raise WireError("forged") from None
+        self.replay.mark(counter)
+        return into[:size]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Two streams of one handshake. `teams` are the ones in common: if any ends, so does this."""
+
+    peer: Peer
+    teams: Sequence[TeamKey]
+    suite: int
+    auth_level: AuthLevel
+    out: OutStream
+    opened: float
+    last_sent: float
+    last_received: float
+    inbound: InStream | None = None
+    confirmed: bool = False
+    """Whether the peer has shown that it holds the keys, too."""
+    closed: bool = False
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.peer.node_id

@@ -1,0 +1,238 @@
+"""Tethers, grouped by the certified node at their far end: probes, round trips, death, labels.
+
+    Neighbours.add ──► Neighbour: UP ──(nothing heard, probes unanswered, closed)──► DOWN, for good
+
+A tether that dies leaves its neighbour up while another one lives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from conflux.anchor.identity import Peer
+from conflux.anchor.seal import Entropy
+from conflux.anchor.timers import Timer, Timers
+from conflux.api import LinkSample, NodeId, Tether, TetherStats, WireError
+from conflux.wire import inband
+from conflux.wire.frame import LABEL_HERE, MessageType, probe, read_probe
+
+PROBE_BUSY_S = 0.25
+"""Between probes of a tether that carries frames, and of one that owes an answer."""
+PROBE_IDLE_S = 1.0
+DEAD_PROBES = 4
+DEAD_S = 1.5
+"""Silence of this length, with DEAD_PROBES probes unanswered, is death. Generous on purpose: a
+loaded host that stalls for a second is not dead (the stricter bound comes with receiver reports).
+"""
+BUSY_S = 2.0
+_LOSS_GAIN = 1 / 16
+MAX_LABELS = 4_096
+
+
+@dataclass(slots=True, eq=False)
+class Hop:
+    """Where frames with a label go. Without `next_hop` they end here."""
+
+    route_id: bytes
+    label: int
+    idle_s: float
+    last_used: float
+    next_hop: Neighbour | None = None
+    next_label: int = LABEL_HERE
+
+
+@dataclass(slots=True, eq=False)
+class Neighbour:
+    """A certified node with at least one live tether. The newest tether carries."""
+
+    peer: Peer
+    tethers: list[Tether]
+    last_heard: float
+    last_data: float
+    labels: dict[int, Hop] = field(default_factory=dict)
+    """Labels that this node gave out for frames from the neighbour."""
+    srtt_s: float | None = None
+    rttvar_s: float = 0.0
+    loss: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    up: bool = True
+    sequence: int = 0
+    """Of the last probe sent; `unanswered` counts those since the last echo."""
+    unanswered: int = 0
+    probe_timer: Timer | None = None
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.peer.node_id
+
+    def send(self, message: bytes | bytearray | memoryview) -> bool:
+        """Send on the datagram lane; False if it did not fit."""
+        if not self.tethers or not self.tethers[-1].send((message,)):
+            return False
+        self.sent_bytes += len(message)
+        return True
+
+    def send_inband(self, message: inband.Message) -> bool:
+        """Send on the reliable lane; False if it did not fit."""
+        return bool(self.tethers) and self.tethers[-1].send_reliable(message.encode())
+
+    def stats(self) -> TetherStats:
+        return self.tethers[-1].stats() if self.tethers else TetherStats()
+
+    def new_label(self, entropy: Entropy) -> int | None:
+        """A random label that is free; None if the neighbour has too many."""
+        if len(self.labels) >= MAX_LABELS:
+            return None
+        while True:
+            label = int.from_bytes(entropy(4), "big")
+            if label != LABEL_HERE and label not in self.labels:
+                return label
+
+    def measured(self, rtt_s: float) -> None:
+        """Smooth a round trip (RFC 6298 §2)."""
+        if self.srtt_s is None:
+            self.srtt_s, self.rttvar_s = rtt_s, rtt_s / 2
+        else:
+            self.rttvar_s += (abs(self.srtt_s - rtt_s) - self.rttvar_s) / 4
+            self.srtt_s += (rtt_s - self.srtt_s) / 8
+        self.loss -= self.loss * _LOSS_GAIN
+
+
+class Neighbours:
+    """All neighbours of a node, by NodeId."""
+
+    def __init__(
+        self,
+        timers: Timers,
+        now: Callable[[], float],
+        counters: Counter[str],
+        *,
+        on_datagram: Callable[[Neighbour, memoryview], None],
+        on_inband: Callable[[Neighbour, inband.Message, float], None],
+        on_up: Callable[[Neighbour, float], None],
+        on_down: Callable[[Neighbour, str, float], None],
+        on_sample: Callable[[Neighbour, LinkSample, float], None],
+    ) -> None:
+        self._timers = timers
+        self._now = now
+        self._counters = counters
+        self._on_datagram = on_datagram
+        self._on_inband = on_inband
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_sample = on_sample
+        self._by_id: dict[NodeId, Neighbour] = {}
+
+    def get(self, node: NodeId) -> Neighbour | None:
+        return self._by_id.get(node)
+
+    def all(self) -> list[Neighbour]:
+        return list(self._by_id.values())
+
+    def attach(self, peer: Peer, tether: Tether) -> None:
+        """Route the tether's messages; call it before the tether connects."""
+
+        def datagram(message: memoryview) -> None:
+            if (neighbour := self._by_id.get(peer.node_id)) is not None:
+                self._on_datagram(neighbour, message)
+
+        def reliable(message: memoryview) -> None:
+            if (neighbour := self._by_id.get(peer.node_id)) is not None:
+                self._reliable(neighbour, message)
+
+        def closed(reason: str) -> None:
+            self._tether_closed(peer.node_id, tether, reason)
+
+        tether.attach(datagram, reliable, closed)
+
+    def add(self, peer: Peer, tether: Tether, *, now: float) -> None:
+        """A tether to *peer* is up. An older one stays as the spare."""
+        neighbour = self._by_id.get(peer.node_id)
+        if neighbour is not None:
+            neighbour.peer = peer
+            neighbour.tethers.append(tether)
+            neighbour.last_heard = now
+            return
+        neighbour = Neighbour(peer, [tether], last_heard=now, last_data=now)
+        self._by_id[peer.node_id] = neighbour
+        self._probe(neighbour, now)
+        self._on_up(neighbour, now)
+
+    def drop(self, neighbour: Neighbour, reason: str, *, now: float) -> None:
+        """Close every tether of *neighbour* and tell `on_down`, once."""
+        if not neighbour.up:
+            return
+        neighbour.up = False
+        del self._by_id[neighbour.node_id]
+        if neighbour.probe_timer is not None:
+            neighbour.probe_timer.cancel()
+        for tether in neighbour.tethers:
+            tether.close()
+        neighbour.tethers.clear()
+        self._on_down(neighbour, reason, now)
+
+    def answer_probe(self, neighbour: Neighbour, message: memoryview) -> None:
+        """Echo a probe. Raises WireError."""
+        sequence, stamp_us = read_probe(message)
+        neighbour.send(probe(MessageType.PROBE_REPLY, sequence, stamp_us))
+
+    def probe_answered(self, neighbour: Neighbour, message: memoryview, now: float) -> None:
+        """Take in an echo. Raises WireError for one that nobody asked for."""
+        sequence, stamp_us = read_probe(message)
+        rtt_s = now - stamp_us / 1e6
+        latest = neighbour.sequence
+        if not 0 <= latest - sequence < 64 or not 0 <= rtt_s < 60:
+            raise WireError("echo of no probe")
+        neighbour.unanswered = 0
+        neighbour.measured(rtt_s)
+        sample = LinkSample(
+            rtt_s=rtt_s, loss=neighbour.loss, queued_bytes=neighbour.stats().queued_bytes
+        )
+        self._on_sample(neighbour, sample, now)
+
+    def _reliable(self, neighbour: Neighbour, message: memoryview) -> None:
+        now = self._now()
+        neighbour.last_heard = now
+        try:
+            decoded = inband.decode(message)
+        except WireError:
+            self._counters["inband_malformed"] += 1
+            return
+        self._on_inband(neighbour, decoded, now)
+
+    def _tether_closed(self, node: NodeId, tether: Tether, reason: str) -> None:
+        neighbour = self._by_id.get(node)
+        if neighbour is None or tether not in neighbour.tethers:
+            return
+        neighbour.tethers.remove(tether)
+        if not neighbour.tethers:
+            self.drop(neighbour, reason, now=self._now())
+
+    def _probe(self, neighbour: Neighbour, now: float) -> None:
+        unanswered = neighbour.unanswered
+        if unanswered:
+            neighbour.loss += (1 - neighbour.loss) * _LOSS_GAIN
+        if unanswered >= DEAD_PROBES and now - neighbour.last_heard >= DEAD_S:
+            self._silent(neighbour, now)
+            return
+        neighbour.sequence = neighbour.sequence + 1 & 0xFFFFFFFF
+        neighbour.unanswered += 1
+        stamp_us = int(now * 1e6)
+        neighbour.send(probe(MessageType.PROBE, neighbour.sequence, stamp_us))
+        busy = unanswered or now - neighbour.last_data < BUSY_S
+        neighbour.probe_timer = self._timers.at(
+            now + (PROBE_BUSY_S if busy else PROBE_IDLE_S),
+            lambda now: self._probe(neighbour, now),
+        )
+
+    def _silent(self, neighbour: Neighbour, now: float) -> None:
+        if len(neighbour.tethers) < 2:
+            self.drop(neighbour, "no answer", now=now)
+            return
+        neighbour.tethers.pop().close()
+        neighbour.unanswered = 0
+        neighbour.last_heard = now
+        self._probe(neighbour, now)
