@@ -149,8 +149,6 @@ class Anchor:
 
     def renew(self, standing: Standing, *, now: float) -> None:
         """Take on a new grant: sessions whose common teams are not all still ours are closed."""
-        if standing.grant.revision <= self.standing.grant.revision:
-            return
         self.standing = standing
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
         self._serve(standing.grant)

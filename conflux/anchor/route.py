@@ -63,10 +63,18 @@ class Route:
     neighbour: Neighbour
     label: int
     last_used: float
+    beyond_s: float = 0.0
+    """Round trip from the neighbour to the destination, as the relays said at set-up."""
 
     @property
     def is_direct(self) -> bool:
         return len(self.path) == 2
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Round trip to the destination; None until the neighbour has answered a probe."""
+        near_s = self.neighbour.srtt_s
+        return None if near_s is None else near_s + self.beyond_s
 
     def send(self, frame: bytearray, *, now: float) -> bool:
         """Write the outer header into *frame* and send it; False if it did not fit."""
@@ -226,7 +234,9 @@ class Routing:
             self._router.link_measured(link, LinkSample(rtt_s=rtt_us / 1e6), now=now)
         reach.not_before.pop(path, None)
         self._on_confirmed(reach.node_id)
-        self._add(reach, Route(message.route_id, path, neighbour, message.label, now), now)
+        route = Route(message.route_id, path, neighbour, message.label, now)
+        route.beyond_s = sum(message.rtts_us) / 1e6
+        self._add(reach, route, now)
         return True
 
     def set_up_failed(self, neighbour: Neighbour, message: SetupFailed, now: float) -> bool:

@@ -23,11 +23,16 @@ class Timer:
 
 
 class Timers:
-    """Calls back in order of time; equal times in order of setting."""
+    """Calls back in order of time; equal times in order of setting.
 
-    __slots__ = ("_heap", "_order")
+    *on_earliest(when)* is called when a new timer became the earliest: whoever owns the clock then
+    sees to it that `run` is called in time.
+    """
+
+    __slots__ = ("_heap", "_order", "on_earliest")
 
     def __init__(self) -> None:
+        self.on_earliest: Callback | None = None
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
 
@@ -35,6 +40,8 @@ class Timers:
         """Call *callback(now)* once `run` is called with a time of *when* or later."""
         timer = Timer(when, callback)
         heapq.heappush(self._heap, (when, next(self._order), timer))
+        if self.on_earliest is not None and self._heap[0][2] is timer:
+            self.on_earliest(when)
         return timer
 
     def next_deadline(self) -> float | None:
