@@ -7,7 +7,7 @@ from conflux.api import Buffer, WireError
 
 
 class Writer:
-    """Appends fields; `done` returns the bytes."""
+    """Appends fields; `done` returns the bytes. ValueError for a value that does not fit."""
 
     __slots__ = ("_parts",)
 
@@ -15,7 +15,10 @@ class Writer:
         self._parts = bytearray()
 
     def uint(self, value: int, size: int) -> Writer:
-        self._parts += value.to_bytes(size, "big")
+        try:
+            self._parts += value.to_bytes(size, "big")
+        except OverflowError:
+            raise ValueError(f"{value} does not fit in {size} bytes") from None
         return self
 
     def u8(self, value: int) -> Writer:

@@ -87,8 +87,8 @@ class Certificate:
             portal=_flag(take),
             not_before=take.u64(),
             not_after=take.u64(),
-            addresses=[_interface(take) for _ in range(take.u8())],
-            networks=[_network(take) for _ in range(take.u8())],
+            addresses=tuple(_interface(take) for _ in range(take.u8())),
+            networks=tuple(_network(take) for _ in range(take.u8())),
             signature=take.raw(SIGNATURE_BYTES),
         )
         take.end()
@@ -156,13 +156,13 @@ class Grant:
             certificate=Certificate.decode(take.vec16()),
             plane_name=take.text8(),
             plane_key=take.raw(KEY_BYTES),
-            teams=[_team(take) for _ in range(take.u16())],
+            teams=tuple(_team(take) for _ in range(take.u16())),
             control=_read_control(take),
-            ice_servers=[
+            ice_servers=tuple(
                 IceServer(url=take.text16(), username=take.text16(), credential=take.text16())
                 for _ in range(take.u8())
-            ],
-            networks=[_network(take) for _ in range(take.u16())],
+            ),
+            networks=tuple(_network(take) for _ in range(take.u16())),
         )
         take.end()
         return grant
@@ -221,10 +221,10 @@ def _write_control(out: Writer, control: ControlCredentials) -> None:
 
 def _read_control(take: Reader) -> ControlCredentials:
     return ControlCredentials(
-        urls=[take.text16() for _ in range(take.u8())],
+        urls=tuple(take.text16() for _ in range(take.u8())),
         prefix=take.text8(),
         handle=take.raw(TAG_BYTES),
-        tags=[take.raw(TAG_BYTES) for _ in range(take.u8())],
+        tags=tuple(take.raw(TAG_BYTES) for _ in range(take.u8())),
         shared_tag=take.raw(TAG_BYTES),
         jwt=take.text16(),
         seed=take.text8(),
