@@ -1,0 +1,18 @@
+"""The driver is what the contract says, over loopback."""
+
+from __future__ import annotations
+
+from conflux_tether_webrtc.driver import WebRtcTetherDriver
+
+from conflux.api import TetherConfig, TetherDriver
+from conflux.testing import TetherConformance
+
+
+class TestWebRtcTether(TetherConformance):
+    async def make_drivers(self) -> tuple[TetherDriver, TetherDriver]:
+        # Everything but loopback counts as overlay: no test touches the machine's own network.
+        config = TetherConfig(is_overlay=lambda address: not address.is_loopback)
+        near, far = (WebRtcTetherDriver({"allow_loopback": True}) for _ in range(2))
+        await near.start(config)
+        await far.start(config)
+        return near, far
