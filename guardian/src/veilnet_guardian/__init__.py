@@ -1,1 +1,1 @@
-"""VeilNet Guardian: admits nodes, grants teams, never carries a packet."""
+"""VeilNet Guardian: admits nodes and grants teams; never carries a packet."""

@@ -1,0 +1,163 @@
+"""Conflux: how one comes to be, is found, and goes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from uuid import UUID, uuid4
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from veilnet_guardian import names, planes, teams
+from veilnet_guardian.errors import Invalid, NotFound, Unauthorized
+from veilnet_guardian.models import (
+    CertificateRecord,
+    Conflux,
+    Plane,
+    Session,
+    Team,
+    User,
+    team_conflux,
+)
+from veilnet_guardian.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A new conflux, its token, which is never shown again, and what became of its teams."""
+
+    conflux: Conflux
+    plane: Plane
+    token: str
+    teams: list[str]
+    ignored_teams: list[str]
+
+
+async def create(
+    session: AsyncSession,
+    tokens: Tokens,
+    user: User,
+    plane: Plane,
+    *,
+    tag: str = "",
+    cidr: str = "",
+    team_names: Iterable[str] = (),
+    now: int,
+) -> Registered:
+    """Add a conflux of *user* in *plane*. Teams that the user cannot attach are ignored.
+
+    Raises Invalid or Conflict for the tag or the address.
+    """
+    conflux_id = uuid4()
+    conflux = Conflux(
+        id=conflux_id,
+        tag=names.name(tag, of="tag") if tag else f"conflux-{conflux_id.hex[:8]}",
+        user_id=user.id,
+        plane_id=plane.id,
+        address=str(await planes.allocate(session, plane, cidr)),
+        token_id=uuid4(),
+        created_at=now,
+    )
+    session.add(conflux)
+    await session.flush()
+    attached, ignored = [], []
+    for name in dict.fromkeys(team_names):
+        try:
+            await teams.attach(session, await teams.get(session, name, user=user), conflux)
+        except NotFound:
+            ignored.append(name)
+        else:
+            attached.append(name)
+    token = tokens.issue("conflux", conflux_id, token_id=conflux.token_id, now=now)
+    return Registered(
+        conflux=conflux, plane=plane, token=token, teams=attached, ignored_teams=ignored
+    )
+
+
+def refuse_portal(portal: bool) -> None:
+    """Raises Invalid if *portal* is asked for."""
+    if portal:
+        raise Invalid("portal mode is not available yet: register without it")
+
+
+def address_in(conflux: Conflux, plane: Plane) -> str:
+    """The conflux's address in CIDR form, with the plane's prefix length."""
+    return f"{conflux.address}/{ip_network(plane.cidr).prefixlen}"
+
+
+async def plane_of(session: AsyncSession, conflux: Conflux) -> Plane:
+    query = select(Plane).where(Plane.id == conflux.plane_id)
+    return (await session.execute(query)).scalar_one()
+
+
+async def by_token(session: AsyncSession, tokens: Tokens, token: str, *, now: int) -> Conflux:
+    """Return the conflux that *token* stands for. Raises Unauthorized."""
+    claim = tokens.read("conflux", token, now=now)
+    conflux = await session.get(Conflux, claim.subject)
+    if conflux is None or not hmac.compare_digest(conflux.token_id.bytes, claim.token_id.bytes):
+        raise Unauthorized("conflux token is no longer good: register this conflux again")
+    return conflux
+
+
+async def find(
+    session: AsyncSession, id_or_tag: str, *, user: User | None = None, holding: Team | None = None
+) -> Conflux:
+    """Return the conflux of that id, or of that tag if no other has it. Raises NotFound, Invalid.
+
+    With *user*, only that user's own are looked at, and any that have the team *holding*.
+    """
+    query = select(Conflux)
+    try:
+        query = query.where(Conflux.id == UUID(id_or_tag))
+    except ValueError:
+        query = query.where(Conflux.tag == id_or_tag)
+    if user is not None:
+        visible = Conflux.user_id == user.id
+        if holding is not None:
+            attached = select(team_conflux.c.conflux_id).where(team_conflux.c.team_id == holding.id)
+            visible |= Conflux.id.in_(attached)
+        query = query.where(visible)
+    found = list((await session.execute(query.limit(2))).scalars())
+    if not found:
+        raise NotFound(f"there is no conflux {id_or_tag[:80]}: check its id or tag")
+    if len(found) > 1:
+        raise Invalid(f"several conflux have the tag {id_or_tag}: name one by its id")
+    return found[0]
+
+
+async def list_for(session: AsyncSession, user: User) -> list[tuple[Conflux, Plane]]:
+    query = (
+        select(Conflux, Plane)
+        .join(Plane, Plane.id == Conflux.plane_id)
+        .where(Conflux.user_id == user.id)
+        .order_by(Plane.name, Conflux.tag, Conflux.id)
+    )
+    return [(conflux, plane) for conflux, plane in (await session.execute(query)).all()]
+
+
+async def remove(session: AsyncSession, conflux: Conflux, *, now: int) -> None:
+    """Delete *conflux*, free its address, cut its session and take its keys out of use."""
+    await end_sessions(session, conflux.id, now=now, cut_at=now)
+    await teams.outdate(session, conflux)
+    await session.delete(conflux)
+
+
+async def end_sessions(session: AsyncSession, conflux_id: UUID, *, now: int, cut_at: int) -> None:
+    """End every session of a conflux and revoke its certificates.
+
+    The Master turns the sessions' credentials away from *cut_at* on.
+    """
+    mine = Session.conflux_id == conflux_id
+    await session.execute(
+        update(Session).where(mine, Session.ended_at.is_(None)).values(ended_at=now)
+    )
+    late = mine & (Session.cut_at.is_(None) | (Session.cut_at > cut_at))
+    await session.execute(update(Session).where(late).values(cut_at=cut_at))
+    await session.execute(
+        update(CertificateRecord)
+        .where(CertificateRecord.conflux_id == conflux_id, CertificateRecord.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )

@@ -1,0 +1,157 @@
+"""Planes, isolated address ranges, and which address a conflux gets in one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from uuid import uuid4
+
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from veilnet_guardian import names
+from veilnet_guardian.errors import Conflict, Forbidden, Invalid, NotFound
+from veilnet_guardian.keys import fresh_key
+from veilnet_guardian.models import Conflux, Plane, User
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+def parse_range(cidr: str) -> Network:
+    """Return the range of a new plane. Raises Invalid."""
+    try:
+        network = ip_network(cidr.strip())
+    except ValueError:
+        raise Invalid(
+            f"{cidr[:80]!r} is not an address range: write it like 10.8.0.0/24 or fd00:8::/64, "
+            "with no bits set behind the prefix"
+        ) from None
+    if "/" not in cidr:
+        raise Invalid(f"{cidr[:80]!r} has no prefix length: write it like 10.8.0.0/24")
+    unusable = (
+        network.is_multicast
+        or network.is_loopback
+        or network.is_link_local
+        or network.is_unspecified
+        or network.prefixlen == 0
+    )
+    if unusable:
+        raise Invalid(f"{network} holds no addresses for hosts: take a private range")
+    return network
+
+
+def parse_wanted(cidr: str, plane: Plane) -> Address:
+    """Return the host address that a conflux asks for, with or without a prefix length.
+
+    Raises Invalid if it is not an address that a host of *plane* can have.
+    """
+    try:
+        address = ip_interface(cidr.strip()).ip
+    except ValueError:
+        raise Invalid(
+            f"{cidr[:80]!r} is not an address: take one of plane {plane.name}, {plane.cidr}"
+        ) from None
+    network = ip_network(plane.cidr)
+    if address not in network:
+        raise Invalid(
+            f"{address} is outside plane {plane.name}: take an address of {plane.cidr}, or none"
+        )
+    first, last = _hosts(network)
+    if not first <= int(address) <= last:
+        raise Invalid(
+            f"{address} is the network or broadcast address of {plane.cidr}: take another"
+        )
+    return address
+
+
+def next_free(network: Network, taken: Collection[Address]) -> Address:
+    """Return the lowest host address of *network* that is not *taken*. Raises Conflict."""
+    candidate, last = _hosts(network)
+    for used in sorted(int(address) for address in taken):
+        if used > candidate:
+            break
+        if used == candidate:
+            candidate += 1
+    if candidate > last:
+        raise Conflict(f"every address of {network} is taken: unregister a conflux first")
+    return network[candidate - int(network.network_address)]
+
+
+def _hosts(network: Network) -> tuple[int, int]:
+    """The first and last address for hosts: RFC 3021 and RFC 6164 give /31 and /127 both."""
+    first, last = int(network.network_address), int(network.broadcast_address)
+    if network.num_addresses <= 2:
+        return first, last
+    if network.version == 6:
+        return first + 1, last  # the first is the routers' anycast address, RFC 4291 §2.6.1
+    return first + 1, last - 1
+
+
+async def allocate(session: AsyncSession, plane: Plane, cidr: str) -> Address:
+    """Return the address that *cidr* asks for, or the next free one. Inside a write."""
+    rows = await session.execute(select(Conflux.address).where(Conflux.plane_id == plane.id))
+    taken = {ip_address(address) for address in rows.scalars()}
+    if not cidr:
+        return next_free(ip_network(plane.cidr), taken)
+    address = parse_wanted(cidr, plane)
+    if address in taken:
+        raise Conflict(f"{address} is taken in plane {plane.name}: take another, or none")
+    return address
+
+
+async def create(
+    session: AsyncSession, name: str, cidr: str, *, owner: User | None, now: int
+) -> Plane:
+    """Add a plane; without *owner* it is common to all users. Raises Invalid, Conflict."""
+    name, network = names.name(name, of="plane name"), parse_range(cidr)
+    if (await session.execute(select(Plane.id).where(Plane.name == name))).first():
+        raise Conflict(f"plane {name} exists already: take another name")
+    plane = Plane(
+        id=uuid4(),
+        name=name,
+        cidr=str(network),
+        key=fresh_key(),
+        owner_id=None if owner is None else owner.id,
+        created_at=now,
+    )
+    session.add(plane)
+    await session.flush()
+    return plane
+
+
+async def get(session: AsyncSession, name: str, *, user: User | None = None) -> Plane:
+    """Return a plane that *user* may use: a common one or its own; any for an operator (None).
+
+    Raises NotFound, which does not tell whether somebody else has such a plane.
+    """
+    query = select(Plane).where(Plane.name == name)
+    if user is not None:
+        query = query.where(or_(Plane.owner_id.is_(None), Plane.owner_id == user.id))
+    plane = (await session.execute(query)).scalar_one_or_none()
+    if plane is None:
+        raise NotFound(f"there is no plane {name[:80]}: create it or check its name")
+    return plane
+
+
+async def list_for(session: AsyncSession, user: User) -> list[Plane]:
+    query = select(Plane).where(or_(Plane.owner_id.is_(None), Plane.owner_id == user.id))
+    return list((await session.execute(query.order_by(Plane.name))).scalars())
+
+
+async def delete(session: AsyncSession, name: str, *, user: User) -> None:
+    """Remove an empty plane of *user*'s own. Raises NotFound, Forbidden, Conflict."""
+    plane = await get(session, name, user=user)
+    if plane.owner_id != user.id:
+        raise Forbidden(f"plane {name} is common to all users: only the operator can remove it")
+    if (await session.execute(select(Conflux.id).where(Conflux.plane_id == plane.id))).first():
+        raise Conflict(f"plane {name} still has conflux: remove them first")
+    await session.delete(plane)

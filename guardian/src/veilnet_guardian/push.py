@@ -1,0 +1,191 @@
+"""Changes take effect without a restart: whoever's grant changed is sent the new one.
+
+Commands and requests change the database and raise its revision. The pusher looks at the revision
+four times a second, works out every live session's grant, and sends those that differ from what
+the node has. The control channel may lose a message, so each is sent again; nodes ignore what is
+not newer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.exc import DBAPIError
+
+from conflux.anchor.identity import PUSH_BINDING
+from veilnet_guardian.database import Database, read_revision
+from veilnet_guardian.grants import GrantMaker, Holding, live_holdings
+from veilnet_guardian.link import MasterLink
+from veilnet_guardian.master import EmbeddedMaster
+from veilnet_guardian.natsjwt import GUARDIAN_HANDLE, MasterKeys
+from veilnet_guardian.sessions import dead_users
+
+log = logging.getLogger("veilnet_guardian.push")
+
+LOOK_S = 0.25
+SWEEP_S = 5.0
+"""Ended sessions and due revocations are noticed by then even if no revision tells."""
+
+REPEATS_S = (0.0, 1.0, 5.0)
+"""When a changed grant is sent, counted from the change; after that every REMIND_S."""
+REMIND_S = 60.0
+
+BATCH = 32
+"""Grants sealed per visit to a worker thread."""
+
+ENVELOPE = bytes([1, 4])
+"""Version 1, kind Grant (docs/protocol/control.md §3)."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    holding: Holding
+    digest: bytes
+    due: list[float] = field(default_factory=list)
+    pushed: bool = False
+
+
+class Outbox:
+    """What each live session should have, and when it is to be sent. Pure: *now* is an argument."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+
+    def sweep(
+        self, wanted: Mapping[int, tuple[Holding, bytes]], *, now: float
+    ) -> dict[int, Holding]:
+        """Take in every live session, by serial, with its grant's digest; return who is gone."""
+        gone = {
+            serial: self._entries.pop(serial).holding
+            for serial in [serial for serial in self._entries if serial not in wanted]
+        }
+        for serial, (holding, digest) in wanted.items():
+            entry = self._entries.get(serial)
+            if entry is None:
+                entry = self._entries[serial] = _Entry(holding, holding.answered)
+            entry.holding = holding
+            if entry.digest != digest:
+                entry.digest = digest
+                self._schedule(entry, now=now)
+        return gone
+
+    def resend(self, *, now: float) -> None:
+        """Begin again with all that was ever sent: the connection broke."""
+        for entry in self._entries.values():
+            if entry.pushed:
+                self._schedule(entry, now=now)
+
+    def due(self, *, now: float) -> list[tuple[int, Holding]]:
+        return [
+            (serial, entry.holding)
+            for serial, entry in self._entries.items()
+            if entry.due and entry.due[0] <= now
+        ]
+
+    def sent(self, serial: int, *, now: float) -> None:
+        entry = self._entries.get(serial)
+        if entry is not None:
+            entry.due = [at for at in entry.due if at > now] or [now + REMIND_S]
+
+    def _schedule(self, entry: _Entry, *, now: float) -> None:
+        entry.pushed = True
+        entry.due = [now + wait for wait in REPEATS_S]
+
+
+class Pusher:
+    """`run` it in a task. *monotonic* and *wall* are clocks in seconds."""
+
+    def __init__(
+        self,
+        db: Database,
+        maker: GrantMaker,
+        keys: MasterKeys,
+        link: MasterLink,
+        master: EmbeddedMaster | None,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._db, self._maker, self._keys = db, maker, keys
+        self._link, self._master = link, master
+        self._monotonic, self._wall = monotonic, wall
+        self._outbox = Outbox()
+        self._revision = -1
+        self._next_sweep = 0.0
+        self._generation = link.generation
+        self._cut: dict[str, int] | None = None
+
+    async def run(self) -> None:
+        """Look and send until cancelled. A database that is busy is tried again."""
+        while True:
+            try:
+                await self.tick()
+            except DBAPIError as error:
+                log.warning("grants cannot be looked up (%s): trying on", error.orig)
+            await asyncio.sleep(LOOK_S)
+
+    async def tick(self) -> None:
+        """Look once, and send what is due. Raises DBAPIError."""
+        now = self._monotonic()
+        async with self._db.read() as session:
+            revision = await read_revision(session)
+        if revision != self._revision or now >= self._next_sweep:
+            await self._sweep(revision)
+        if self._link.generation != self._generation:
+            self._generation = self._link.generation
+            self._cut = None
+            self._outbox.resend(now=now)
+        due = self._outbox.due(now=now)
+        for at in range(0, len(due), BATCH):
+            await self._send(due[at : at + BATCH])
+
+    async def _sweep(self, revision: int) -> None:
+        wall = int(self._wall())
+        async with self._db.read() as session:
+            # Read again: grants and their revision must come from one view.
+            revision = await read_revision(session)
+            holdings = await live_holdings(session, now=wall)
+            dead = await dead_users(session, now=wall)
+        wanted = await asyncio.to_thread(self._digests, holdings)
+        now = self._monotonic()
+        self._revision, self._next_sweep = revision, now + SWEEP_S
+        gone = self._outbox.sweep(wanted, now=now)
+        # A well-behaved node that was removed closes its streams at once when it is told.
+        await self._send([(s, replace(h, teams=())) for s, h in gone.items() if s in dead])
+        await self._cut_off(dead, now=wall)
+
+    def _digests(self, holdings: Mapping[int, Holding]) -> dict[int, tuple[Holding, bytes]]:
+        return {serial: (held, self._maker.digest(held)) for serial, held in holdings.items()}
+
+    async def _send(self, batch: Sequence[tuple[int, Holding]]) -> None:
+        if not batch or not self._link.up.is_set():
+            return
+        time_ms = int(self._wall() * 1000)
+        sealed = await asyncio.to_thread(self._seal, batch, time_ms)
+        for (serial, holding), body in zip(batch, sealed, strict=True):
+            subject = f"{holding.subject}.{GUARDIAN_HANDLE.hex()}"
+            if await self._link.publish(subject, ENVELOPE + body):
+                self._outbox.sent(serial, now=self._monotonic())
+
+    def _seal(self, batch: Sequence[tuple[int, Holding]], time_ms: int) -> list[bytes]:
+        return [
+            self._maker.seal(
+                self._maker.make(holding, revision=self._revision, time_ms=time_ms),
+                binding=PUSH_BINDING,
+            )
+            for _, holding in batch
+        ]
+
+    async def _cut_off(self, dead: Mapping[int, int], *, now: int) -> None:
+        """Have the Master turn away whoever must not listen any more."""
+        revoked = {self._keys.node_user(serial).public: began for serial, began in dead.items()}
+        if revoked == self._cut or not self._link.up.is_set():
+            return
+        await self._link.flush()
+        if self._master is not None:
+            self._master.configure(revoked, now=now)
+        if await self._link.update_account(self._keys.account_jwt(revoked, now=now)):
+            self._cut = revoked
