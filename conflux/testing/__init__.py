@@ -9,29 +9,60 @@ Subclass the conformance class of your driver's kind and `PluginConformance`, th
 import pytest
 
 # So that a failing check shows the values it compared.
-pytest.register_assert_rewrite(*(f"conflux.testing.{name}" for name in ("crypto", "tether", "tun")))
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{kind}"
+        for kind in ("auth", "control", "crypto", "plugin", "router", "service", "tether", "tun")
+    )
+)
 
+from conflux.testing.auth import AuthConformance, AuthServer
+from conflux.testing.control import ControlBroker, ControlConformance
 from conflux.testing.crypto import CryptoConformance, CryptoContract
 from conflux.testing.fakes import (
+    Carrier,
+    EqualRouter,
     FakeCrypto,
+    MemoryAuth,
+    MemoryBroker,
+    MemoryControl,
+    MemoryGuardian,
     MemoryHub,
+    MemoryService,
     MemoryTether,
     MemoryTetherDriver,
     MemoryTun,
     MemoryTunDriver,
 )
+from conflux.testing.plugin import PluginConformance
+from conflux.testing.router import RouterConformance
+from conflux.testing.service import ServiceConformance
 from conflux.testing.tether import TetherConformance, plain_config
 from conflux.testing.tun import TunConformance
 
 __all__ = [
+    "AuthConformance",
+    "AuthServer",
+    "Carrier",
+    "ControlBroker",
+    "ControlConformance",
     "CryptoConformance",
     "CryptoContract",
+    "EqualRouter",
     "FakeCrypto",
+    "MemoryAuth",
+    "MemoryBroker",
+    "MemoryControl",
+    "MemoryGuardian",
     "MemoryHub",
+    "MemoryService",
     "MemoryTether",
     "MemoryTetherDriver",
     "MemoryTun",
     "MemoryTunDriver",
+    "PluginConformance",
+    "RouterConformance",
+    "ServiceConformance",
     "TetherConformance",
     "TunConformance",
     "plain_config",

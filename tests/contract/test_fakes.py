@@ -1,12 +1,37 @@
 """The in-memory drivers keep every promise that a real driver must keep."""
 
-from conflux.api import CryptoDriver, Layout, TetherDriver, TunDevice
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from conflux.api import (
+    AuthDriver,
+    ControlDriver,
+    CryptoDriver,
+    Layout,
+    Router,
+    ServiceDriver,
+    ServiceUnit,
+    TetherDriver,
+    TunDevice,
+)
 from conflux.testing import (
+    AuthConformance,
+    AuthServer,
+    ControlBroker,
+    ControlConformance,
     CryptoContract,
+    EqualRouter,
     FakeCrypto,
+    MemoryAuth,
+    MemoryBroker,
+    MemoryControl,
+    MemoryGuardian,
     MemoryHub,
+    MemoryService,
     MemoryTetherDriver,
     MemoryTun,
+    RouterConformance,
+    ServiceConformance,
     TetherConformance,
     TunConformance,
     plain_config,
@@ -45,3 +70,43 @@ class TestFakeCrypto(CryptoContract):
 
         assert run(1) == run(1)
         assert not set(run(1)) & set(run(2))
+
+
+class TestEqualRouter(RouterConformance):
+    def make_router(self) -> Router:
+        return EqualRouter()
+
+
+class TestMemoryAuth(AuthConformance):
+    guardian: MemoryGuardian
+
+    def make_driver(self) -> AuthDriver:
+        return MemoryAuth(guardian=self.guardian)
+
+    @asynccontextmanager
+    async def server(self) -> AsyncIterator[AuthServer]:
+        self.guardian = MemoryGuardian()
+        yield self.guardian
+
+
+class TestMemoryControl(ControlConformance):
+    memory: MemoryBroker
+
+    def make_driver(self) -> ControlDriver:
+        return MemoryControl(broker=self.memory)
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[ControlBroker]:
+        self.memory = MemoryBroker()
+        yield self.memory
+
+
+class TestMemoryService(ServiceConformance):
+    def make_driver(self) -> ServiceDriver:
+        return MemoryService()
+
+    def make_unit(self) -> ServiceUnit:
+        return ServiceUnit(command=["/bin/true"], description="A unit that comes up")
+
+    def make_failing_unit(self) -> ServiceUnit:
+        return ServiceUnit(command=["/bin/false"], description="A unit that fails")
