@@ -1,6 +1,10 @@
 from conflux.api import CryptoDriver
-from conflux.testing import CryptoConformance
+from conflux.testing import CryptoConformance, PluginConformance
 from conflux_crypto_oqs.driver import OqsCrypto
+
+
+class TestPlugin(PluginConformance):
+    plugin_name = "crypto-oqs"
 
 
 class TestOqsCrypto(CryptoConformance):

@@ -1,6 +1,10 @@
 from conflux.api import SIGNATURE_BYTES, CryptoDriver
-from conflux.testing import CryptoConformance
+from conflux.testing import CryptoConformance, PluginConformance
 from conflux_crypto_pqcrypto.driver import MAX_CONTEXT_BYTES, PqcryptoCrypto
+
+
+class TestPlugin(PluginConformance):
+    plugin_name = "crypto-pqcrypto"
 
 
 class TestPqcryptoCrypto(CryptoConformance):
