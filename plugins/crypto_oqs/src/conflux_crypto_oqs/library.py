@@ -127,8 +127,8 @@ def _load_fault(name: str) -> str | None:
 def _verify_fault(library: ctypes.CDLL) -> str | None:
     """Hold the verifier against two published cases that some versions of liboqs get wrong.
 
-    The AVX2 code of liboqs before 0.16 takes signatures whose z is too large (FIPS 204 §6.3) and
-    refuses some good ones: pq-crystals/dilithium issue 113.
+    The AVX2 code of older ones (0.13 was tried) takes signatures whose z is too large (FIPS 204
+    §6.3) and refuses some good ones: pq-crystals/dilithium issue 113.
     """
     new, verify, free = library["OQS_SIG_new"], library["OQS_SIG_verify"], library["OQS_SIG_free"]
     new.restype = ctypes.c_void_p
