@@ -1,4 +1,4 @@
-"""Errors that cross a contract. Peers cause WireError, users cause UsageError, bugs cause others."""
+"""Errors that cross a contract: peers cause WireError, users UsageError, bugs anything else."""
 
 
 class ConfluxError(Exception):

@@ -1,1 +1,44 @@
-"""To be filled."""
+"""The command line: one file a verb. Heavy imports stay inside the verbs, so that --help is quick.
+
+Exit codes: 0 done, 2 usage, 3 this machine lacks something, 4 Guardian or Master unreachable,
+5 Guardian refused, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from conflux import __version__
+from conflux.api import UsageError
+from conflux.cli.demo import demo
+from conflux.cli.down import down
+from conflux.cli.info import info
+from conflux.cli.plugins import plugins
+from conflux.cli.register import register
+from conflux.cli.run import run
+from conflux.cli.status import status
+from conflux.cli.unregister import unregister
+from conflux.cli.up import up
+
+
+class Group(click.Group):
+    """Turns what the user can mend into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            click.echo(f"veilnet-conflux: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="veilnet-conflux")
+def main() -> None:
+    """VeilNet Conflux: a post-quantum overlay network without a coordinator."""
+
+
+for command in (register, unregister, up, down, run, status, info, plugins, demo):
+    main.add_command(command)

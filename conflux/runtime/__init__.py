@@ -1,1 +1,1 @@
-"""To be filled."""
+"""The only asyncio of the kernel: it gives the protocol its clock, sockets, threads and devices."""

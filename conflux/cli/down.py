@@ -1,0 +1,27 @@
+"""`veilnet-conflux down`: end what `up` began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from conflux.api import UsageError
+from conflux.cli.options import api_socket, config_dir_option, folder
+
+
+@click.command()
+@config_dir_option
+def down(config_dir: Path | None) -> None:
+    """Stop the node that `up` started and forget its token."""
+    from conflux.runtime import localapi, saved
+
+    path = folder(config_dir) / saved.UP
+    socket = api_socket(config_dir)
+    running = localapi.is_running(socket)
+    if not running and not path.exists():
+        raise UsageError("nothing is up here: there is nothing to take down")
+    if running:
+        localapi.stop(socket)
+    saved.remove(path)
+    click.echo("down")

@@ -1,0 +1,111 @@
+"""`veilnet-conflux register`: turn a registration token into a conflux of this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from conflux.api import UsageError
+from conflux.cli.options import (
+    DEFAULT_GUARDIAN,
+    folder,
+    foreground_option,
+    guardian_option,
+    node_options,
+    portal_option,
+    refuse_portal,
+    require_foreground,
+    wait_option,
+)
+
+if TYPE_CHECKING:
+    from conflux.api import RegistrationRequest
+    from conflux.runtime.saved import Membership
+
+
+@click.command()
+@click.option(
+    "-t", "--token", envvar="VEILNET_REGISTRATION_TOKEN", help="Registration token.", metavar="T"
+)
+@guardian_option
+@click.option("--tag", envvar="VEILNET_CONFLUX_TAG", default="", help="A name for this conflux.")
+@click.option(
+    "--cidr", envvar="VEILNET_CONFLUX_CIDR", default="", help="The address it shall have."
+)
+@click.option(
+    "--teams", envvar="VEILNET_CONFLUX_TEAMS", default="", help="Teams to join, comma-separated."
+)
+@portal_option
+@foreground_option
+@wait_option
+@node_options
+def register(
+    token: str | None,
+    guardian: str | None,
+    tag: str,
+    cidr: str,
+    teams: str,
+    portal: bool,
+    foreground: bool,
+    wait_s: float,
+    config_dir: Path | None,
+    tun_name: str | None,
+    log_format: str | None,
+) -> None:
+    """Register this machine with Guardian, save who it is, and run it."""
+    from conflux.api import RegistrationRequest
+    from conflux.cli.launch import run_node
+    from conflux.runtime import saved
+
+    refuse_portal(portal)
+    require_foreground("register", foreground)
+    if not token:
+        raise UsageError("a registration token is needed: -t TOKEN or VEILNET_REGISTRATION_TOKEN")
+    path = folder(config_dir) / saved.REGISTERED
+    if saved.load(path) is not None:
+        raise UsageError(
+            f"{path} says that this machine is registered: start it with `veilnet-conflux run`, "
+            "or `veilnet-conflux unregister` first"
+        )
+    saved.check_writable(path)
+    request = RegistrationRequest(
+        token=token,
+        tag=tag,
+        cidr=cidr,
+        teams=[team for name in teams.split(",") if (team := name.strip())],
+    )
+    membership = _register(
+        guardian or DEFAULT_GUARDIAN, request, folder(config_dir), tun_name, wait_s
+    )
+    saved.save(path, membership)
+    click.echo(f"registered {membership.tag or membership.conflux_id} as {membership.address}")
+    run_node(
+        membership,
+        config_dir=config_dir,
+        tun_name=tun_name,
+        log_format=log_format,
+        patience_s=math.inf,
+    )
+
+
+def _register(
+    guardian: str, request: RegistrationRequest, where: Path, tun_name: str | None, wait_s: float
+) -> Membership:
+    import asyncio
+
+    from conflux.config import load_config
+    from conflux.registry import Registry
+    from conflux.runtime import enrol
+
+    registry = Registry()
+    registry.load()
+    config = load_config(where, os.environ, {"tun_name": tun_name} if tun_name else {})
+    registration = asyncio.run(enrol.register(registry, config, guardian, request, wait_s=wait_s))
+    if registration.ignored_teams:
+        names = ", ".join(registration.ignored_teams)
+        click.echo(f"warning: not a member of these teams, ignored: {names}", err=True)
+    return enrol.membership(guardian, registration)

@@ -1,0 +1,36 @@
+"""`veilnet-conflux unregister`: give the conflux and its address back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from conflux.api import UsageError
+from conflux.cli.options import api_socket, config_dir_option, folder
+
+
+@click.command()
+@config_dir_option
+def unregister(config_dir: Path | None) -> None:
+    """Unregister this machine from Guardian, stop its node, remove what was saved."""
+    import asyncio
+
+    from conflux.config import load_config
+    from conflux.registry import Registry
+    from conflux.runtime import enrol, localapi, saved
+
+    path = folder(config_dir) / saved.REGISTERED
+    membership = saved.load(path)
+    if membership is None:
+        raise UsageError(f"nothing is registered in {path.parent}: there is nothing to undo")
+    registry = Registry()
+    registry.load()
+    config = load_config(path.parent, os.environ, {})
+    asyncio.run(enrol.unregister(registry, config, membership))
+    socket = api_socket(config_dir)
+    if localapi.is_running(socket):
+        localapi.stop(socket)
+    saved.remove(path)
+    click.echo(f"unregistered {membership.tag or membership.conflux_id}")

@@ -1,0 +1,66 @@
+"""`veilnet-conflux up`: run with a conflux token, for programs that embed a conflux."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from conflux.api import UsageError
+from conflux.cli.options import (
+    DEFAULT_GUARDIAN,
+    folder,
+    foreground_option,
+    guardian_option,
+    node_options,
+    portal_option,
+    refuse_portal,
+    require_foreground,
+    wait_option,
+)
+
+
+@click.command()
+@click.option("-t", "--token", envvar="VEILNET_CONFLUX_TOKEN", help="Conflux token.", metavar="T")
+@guardian_option
+@portal_option
+@foreground_option
+@wait_option
+@node_options
+def up(
+    token: str | None,
+    guardian: str | None,
+    portal: bool,
+    foreground: bool,
+    wait_s: float,
+    config_dir: Path | None,
+    tun_name: str | None,
+    log_format: str | None,
+) -> None:
+    """Run a conflux by its token, without registering."""
+    from conflux.cli.launch import run_node
+    from conflux.runtime import saved
+    from conflux.runtime.saved import Membership
+    from conflux.runtime.token import fingerprint_of
+
+    refuse_portal(portal)
+    require_foreground("up", foreground)
+    path = folder(config_dir) / saved.UP
+    known = saved.load(path)
+    if not token and known is None:
+        raise UsageError("a conflux token is needed: -t TOKEN or VEILNET_CONFLUX_TOKEN")
+    membership = Membership(
+        guardian=guardian or (known.guardian if known else DEFAULT_GUARDIAN),
+        conflux_token=token or (known.conflux_token if known else ""),
+    )
+    fingerprint_of(membership.conflux_token)
+    saved.check_writable(path)
+    run_node(
+        membership,
+        config_dir=config_dir,
+        tun_name=tun_name,
+        log_format=log_format,
+        patience_s=wait_s,
+        # Saved once it has proved good: a wrong token leaves the former one as it was.
+        on_running=lambda: saved.save(path, membership),
+    )

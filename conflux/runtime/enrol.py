@@ -1,0 +1,65 @@
+"""Registering with Guardian and unregistering: the two calls that need no running node."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from conflux.api import (
+    AuthDriver,
+    Kind,
+    Registration,
+    RegistrationRequest,
+    Unreachable,
+)
+from conflux.config import Config
+from conflux.registry import Registry
+from conflux.runtime.drivers import create
+from conflux.runtime.saved import Membership
+
+RETRY_S = 0.5
+
+
+async def register(
+    registry: Registry,
+    config: Config,
+    guardian: str,
+    request: RegistrationRequest,
+    *,
+    wait_s: float,
+) -> Registration:
+    """Register, waiting at most *wait_s* for a Guardian that is not up. Raises UsageError."""
+    # A machine that cannot carry packets must not become a conflux first.
+    registry.select(Kind.TUN, config.pins.get(Kind.TUN))
+    auth: AuthDriver = create(registry, config, Kind.AUTH)[1]
+    try:
+        ends = time.monotonic() + wait_s
+        while True:
+            try:
+                return await auth.register(guardian, request)
+            except Unreachable:
+                if time.monotonic() + RETRY_S > ends:
+                    raise
+            await asyncio.sleep(RETRY_S)
+    finally:
+        await auth.close()
+
+
+async def unregister(registry: Registry, config: Config, membership: Membership) -> None:
+    """Give the conflux back. Raises UsageError, and then nothing has changed here."""
+    auth: AuthDriver = create(registry, config, Kind.AUTH)[1]
+    try:
+        await auth.unregister(membership.guardian, conflux_token=membership.conflux_token)
+    finally:
+        await auth.close()
+
+
+def membership(guardian: str, registration: Registration) -> Membership:
+    return Membership(
+        guardian=guardian,
+        conflux_token=registration.conflux_token,
+        conflux_id=registration.conflux_id,
+        tag=registration.tag,
+        plane=registration.plane,
+        address=registration.address,
+    )

@@ -1,0 +1,359 @@
+"""The life of a node: log in, join the control channel, open the interface, carry, leave.
+
+STARTING ─► waiting for Guardian ─► waiting for the Master ─► RUNNING ─► STOPPING
+                                                      ▲            │
+                                                      └─ renewals ─┘  (nothing restarts)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TypeVar
+
+from conflux.anchor.handshake import Standing
+from conflux.anchor.identity import Identity, login_binding, open_grant
+from conflux.anchor.node import Anchor
+from conflux.api import (
+    ControlChannel,
+    Refused,
+    TetherConfig,
+    TunConfig,
+    TunDevice,
+    Unreachable,
+    UsageError,
+    WireError,
+)
+from conflux.config import Config
+from conflux.registry import Registry
+from conflux.runtime import status
+from conflux.runtime.drivers import Drivers, bind
+from conflux.runtime.localapi import LocalApi
+from conflux.runtime.pump import pump
+from conflux.runtime.saved import Membership
+from conflux.runtime.token import fingerprint_of
+from conflux.runtime.world import LiveWorld
+from conflux.wire.credentials import Grant
+
+log = logging.getLogger("conflux.node")
+
+RETRY_S = 0.5
+RETRY_MAX_S = 5.0
+REFUSED_RETRY_S = 60.0
+CLOCK_CHECK_S = 5.0
+CLOCK_JUMP_S = 2.0
+WORKERS = 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What to run. `patience_s` is how long to wait for Guardian and Master at start."""
+
+    config: Config
+    membership: Membership
+    api_socket: Path
+    patience_s: float
+
+
+class Node:
+    """One conflux. `run` does everything; `stop` may be called from its loop at any time."""
+
+    def __init__(self, launch: Launch, registry: Registry) -> None:
+        self._launch = launch
+        self._registry = registry
+        self._state = "starting"
+        self._stop = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._renew_now = asyncio.Event()
+        self._drivers: Drivers | None = None
+        self._session = ""
+        self._anchor: Anchor | None = None
+        self._control: ControlChannel | None = None
+        self._new_grant: asyncio.Queue[Grant] = asyncio.Queue()
+
+    async def run(self, on_running: Callable[[], None] = lambda: None) -> None:
+        """Live until `stop`, SIGTERM or SIGINT. Raises UsageError with what to do."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                life = tasks.create_task(self._live(on_running))
+                end = tasks.create_task(self._stop.wait())
+                await asyncio.wait({life, end}, return_when=asyncio.FIRST_COMPLETED)
+                life.cancel()
+                end.cancel()
+        except* UsageError as group:
+            raise _first(group) from None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    # Local API
+
+    def status(self) -> dict[str, object]:
+        names = self._drivers.names if self._drivers is not None else {}
+        return status.status(self._state, self._anchor, names)
+
+    def info(self) -> dict[str, object]:
+        return status.info(self._launch.membership, self._anchor)
+
+    def _stop_by_api(self) -> str:
+        self.stop()
+        return "stopping"
+
+    # Life
+
+    async def _live(self, on_running: Callable[[], None]) -> None:
+        launch = self._launch
+        async with contextlib.AsyncExitStack() as stack:
+            api = LocalApi(
+                launch.api_socket,
+                {"status": self.status, "info": self.info, "stop": self._stop_by_api},
+            )
+            await api.start()
+            stack.push_async_callback(api.close)
+            drivers = self._drivers = bind(self._registry, launch.config)
+            stack.push_async_callback(drivers.auth.close)
+            executor = stack.enter_context(ThreadPoolExecutor(WORKERS, "conflux"))
+            identity = Identity(drivers.crypto, os.urandom)
+            stack.callback(identity.erase)
+            standing = await self._patiently(
+                "waiting for Guardian", lambda: self._log_in(drivers, identity)
+            )
+            stack.push_async_callback(self._log_out, drivers)
+            await stack.enter_async_context(self._tether_driver(drivers))
+            await self._carry(drivers, standing, executor, on_running)
+
+    async def _carry(
+        self,
+        drivers: Drivers,
+        standing: Standing,
+        executor: ThreadPoolExecutor,
+        on_running: Callable[[], None],
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as stack:
+            kind = drivers.names["tether"]
+            world = LiveWorld(
+                tasks,
+                executor,
+                self._registry,
+                drivers.tether,
+                kind,
+                on_grant=self._new_grant.put_nowait,
+            )
+            stack.callback(world.close)
+            anchor = self._anchor = Anchor(
+                standing, world, drivers.router, tether_kinds=[kind], now=world.now()
+            )
+            stack.callback(self._end_anchor, anchor, world)
+            world.drive(anchor.timers)
+            world.tun = await stack.enter_async_context(self._interface(drivers, standing.grant))
+            world.control = await self._patiently(
+                "waiting for the Master", lambda: self._join(drivers, anchor, world)
+            )
+            stack.push_async_callback(self._leave, world)
+            pump(world.tun, anchor, world.now, self._gone.set)
+            self._announce(standing.grant, world.tun)
+            on_running()
+            stack.callback(self._registry.notify, "conflux_node_stopping", node=standing.node_id)
+            tasks.create_task(self._keep_certified(drivers, anchor, world))
+            tasks.create_task(self._keep_joined(world))
+            tasks.create_task(self._watch_clock())
+            await self._gone.wait()
+            raise UsageError(
+                f"the interface {world.tun.name} was taken away: "
+                "find out by whom, then start the node again"
+            )
+
+    def _end_anchor(self, anchor: Anchor, world: LiveWorld) -> None:
+        self._state = "stopping"
+        anchor.close(now=world.now())
+        self._anchor = None
+
+    @contextlib.asynccontextmanager
+    async def _tether_driver(self, drivers: Drivers) -> AsyncIterator[None]:
+        await drivers.tether.start(TetherConfig(is_overlay=self._is_overlay))
+        try:
+            yield
+        finally:
+            await drivers.tether.stop()
+
+    @contextlib.asynccontextmanager
+    async def _interface(self, drivers: Drivers, grant: Grant) -> AsyncIterator[TunDevice]:
+        config = self._launch.config
+        tun = await drivers.tun.open(
+            TunConfig(
+                name=config.tun_name,
+                addresses=grant.certificate.addresses,
+                routes=grant.networks,
+                mtu_bytes=config.mtu_bytes,
+            )
+        )
+        try:
+            yield tun
+        finally:
+            tun.close()
+
+    def _is_overlay(self, address: IPv4Address | IPv6Address) -> bool:
+        if self._anchor is None:
+            return False
+        interfaces = self._anchor.standing.grant.certificate.addresses
+        return any(address in interface.network for interface in interfaces)
+
+    def _announce(self, grant: Grant, tun: TunDevice) -> None:
+        self._state = "running"
+        addresses = ", ".join(str(address) for address in grant.certificate.addresses)
+        log.info("running: %s on %s, plane %s", addresses, tun.name, grant.plane_name)
+        if self._anchor is not None:
+            self._registry.notify("conflux_node_started", node=self._anchor.standing.node_id)
+
+    # Guardian
+
+    async def _log_in(self, drivers: Drivers, identity: Identity) -> Standing:
+        membership = self._launch.membership
+        fingerprint = fingerprint_of(membership.conflux_token)
+        request = await asyncio.to_thread(
+            identity.login_request,
+            membership.conflux_token,
+            time_ms=int(time.time() * 1000),
+            entropy=os.urandom,
+        )
+        encoded = request.encode()
+        answer = await drivers.auth.login(
+            membership.guardian, conflux_token=membership.conflux_token, request=encoded
+        )
+        self._session = answer.session
+        try:
+            grant, key = await asyncio.to_thread(
+                open_grant,
+                drivers.crypto,
+                identity,
+                answer.sealed,
+                binding=login_binding(encoded),
+                fingerprint=fingerprint,
+            )
+        except WireError as error:
+            raise Refused(
+                f"{membership.guardian} is not the Guardian of this token ({error}): "
+                "check its address, or get a new token"
+            ) from None
+        return Standing(drivers.crypto, os.urandom, identity, key, grant)
+
+    async def _log_out(self, drivers: Drivers) -> None:
+        with contextlib.suppress(UsageError, TimeoutError):
+            async with asyncio.timeout(2):
+                await drivers.auth.logout(self._launch.membership.guardian, session=self._session)
+
+    async def _keep_certified(self, drivers: Drivers, anchor: Anchor, world: LiveWorld) -> None:
+        """Log in anew at half of the certificate's life, or when the clock jumped."""
+        while True:
+            certificate = anchor.standing.grant.certificate
+            half = (certificate.not_before + certificate.not_after) / 2
+            await self._renewal_due(half - anchor.wall(world.now()))
+            retry = _backoff()
+            while True:
+                try:
+                    standing = await self._log_in(drivers, anchor.standing.identity)
+                    break
+                except Unreachable as error:
+                    log.warning("the certificate is not renewed yet: %s", error)
+                    wait_s = next(retry)
+                except Refused as error:
+                    if anchor.wall(world.now()) >= certificate.not_after:
+                        raise
+                    log.warning("Guardian does not renew the certificate: %s", error)
+                    wait_s = REFUSED_RETRY_S
+                await asyncio.sleep(wait_s)
+            anchor.renew(standing, now=world.now())
+            self._new_grant.put_nowait(standing.grant)
+
+    async def _renewal_due(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(wait_s, 1.0)):
+                await self._renew_now.wait()
+        self._renew_now.clear()
+
+    async def _watch_clock(self) -> None:
+        """Notice that the machine slept: the protocol's clock stood still meanwhile."""
+        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_REALTIME)
+        slept = time.clock_gettime(clock) - time.monotonic()
+        while True:
+            await asyncio.sleep(CLOCK_CHECK_S)
+            slept, before = time.clock_gettime(clock) - time.monotonic(), slept
+            if abs(slept - before) > CLOCK_JUMP_S:
+                log.info("the clock jumped by %.0f s: logging in anew", slept - before)
+                self._renew_now.set()
+
+    # Master
+
+    async def _join(self, drivers: Drivers, anchor: Anchor, world: LiveWorld) -> ControlChannel:
+        return await drivers.control.connect(
+            anchor.standing.grant.control,
+            lambda sender, message: anchor.take_control(sender, message, now=world.now()),
+            lambda connected: log.info("the Master is %s", "back" if connected else "gone"),
+        )
+
+    async def _leave(self, world: LiveWorld) -> None:
+        if world.control is not None:
+            channel, world.control = world.control, None
+            await channel.close()
+
+    async def _keep_joined(self, world: LiveWorld) -> None:
+        """Take each new grant's credentials to the control channel."""
+        in_use = None if self._anchor is None else self._anchor.standing.grant.control
+        while True:
+            grant = await self._new_grant.get()
+            if grant.control == in_use or world.control is None:
+                continue
+            try:
+                await world.control.renew(grant.control)
+                in_use = grant.control
+            except (Unreachable, Refused) as error:
+                log.warning("the new credentials for the Master do not work yet: %s", error)
+                await asyncio.sleep(RETRY_MAX_S)
+                if self._new_grant.empty():
+                    self._new_grant.put_nowait(grant)
+
+    # Patience
+
+    async def _patiently(self, state: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat *attempt* while it raises Unreachable, for at most `patience_s`."""
+        ends = time.monotonic() + self._launch.patience_s
+        said = ""
+        for wait_s in _backoff():
+            try:
+                return await attempt()
+            except Unreachable as error:
+                if time.monotonic() + wait_s > ends:
+                    raise
+                self._state = state
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s: %s", state, said)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable: the back-off has no end")
+
+
+def _backoff() -> Iterator[float]:
+    wait_s = RETRY_S
+    while True:
+        yield wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+        wait_s = min(1.5 * wait_s, RETRY_MAX_S)
+
+
+def _first(group: BaseExceptionGroup[UsageError]) -> UsageError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
