@@ -1,0 +1,192 @@
+"""Flags win over variables, variables over the file, the file over defaults; mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conflux.api import Kind, UsageError
+from conflux.config import Config, default_config_dir, load_config
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "conflux.toml").write_text(text)
+    return folder
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(write(folder, text), {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(folder), "DIR")
+
+
+def test_nothing_said_gives_the_defaults(tmp_path: Path) -> None:
+    folder = tmp_path / "not made yet"
+    assert load_config(folder, {}) == Config(config_dir=folder)
+    assert not folder.exists()
+
+
+def test_each_source_wins_over_the_one_below(tmp_path: Path) -> None:
+    write(tmp_path, 'tun_name = "file"\n[plugins]\nrouter = "file"\n')
+    variables = {"VEILNET_TUN": "variable", "VEILNET_PLUGIN_ROUTER": "variable"}
+    flags: dict[str, object] = {"tun_name": "flag", "pins": {"router": "flag"}}
+    cases: list[tuple[dict[str, str], dict[str, object], str]] = [
+        ({}, {}, "file"),
+        (variables, {}, "variable"),
+        (variables, flags, "flag"),
+        (variables, {"tun_name": None, "pins": None}, "variable"),
+    ]
+    for environ, given, expected in cases:
+        config = load_config(tmp_path, environ, given)
+        assert config.tun_name == expected
+        assert config.pins == {Kind.ROUTER: expected}
+
+
+def test_every_option_can_come_from_the_file_and_from_a_variable(tmp_path: Path) -> None:
+    from_file = load_config(
+        write(tmp_path, 'tun_name = "v0"\nmtu_bytes = 9000\nlog_format = "json"\n'), {}
+    )
+    assert (from_file.tun_name, from_file.mtu_bytes, from_file.log_format) == ("v0", 9000, "json")
+    environ = {"VEILNET_TUN": "v1", "VEILNET_MTU": "1280", "VEILNET_LOG_FORMAT": "text"}
+    config = load_config(tmp_path, environ)
+    assert (config.tun_name, config.mtu_bytes, config.log_format) == ("v1", 1280, "text")
+
+
+def test_empty_variables_count_as_unset(tmp_path: Path) -> None:
+    environ = {"VEILNET_TUN": "", "VEILNET_PLUGIN_ROUTER": "", "VEILNET_MTU": ""}
+    assert load_config(tmp_path, environ) == Config(config_dir=tmp_path)
+
+
+def test_each_driver_gets_its_own_table(tmp_path: Path) -> None:
+    config = load_config(
+        write(
+            tmp_path,
+            "[plugin.router.static]\ntolerance_s = 0.01\n"
+            '[plugin.tether.webrtc]\nchannels = 4\nnested = {a = [1, "x"]}\n',
+        ),
+        {},
+    )
+    assert config.settings(Kind.ROUTER, "static") == {"tolerance_s": 0.01}
+    assert config.settings(Kind.TETHER, "webrtc") == {"channels": 4, "nested": {"a": [1, "x"]}}
+    assert config.settings(Kind.TETHER, "static") == {}
+    assert config.settings(Kind.TUN, "linux") == {}
+
+
+def test_plugin_settings_are_not_shown(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, '[plugin.auth.x]\npassword = "hunter2"\n'), {})
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'tun_name = "a"\ntun_name = \n',
+            "DIR/conflux.toml: Invalid value (at line 2, column 12)",
+        ),
+        (
+            'log_format = "text"\n  tun_nam = "a"\n',
+            "DIR/conflux.toml:2:3: unknown key tun_nam: did you mean tun_name?",
+        ),
+        (
+            '[plugins]\nrouter = "static"\nroutr = "static"\n',
+            "DIR/conflux.toml:3:1: unknown key routr in [plugins]: did you mean router?",
+        ),
+        (
+            "[plugin.teter.webrtc]\nx = 1\n",
+            "DIR/conflux.toml:1:2: unknown key teter in [plugin]: did you mean tether?",
+        ),
+        (
+            "[plgins]\n",
+            "DIR/conflux.toml:1:2: unknown key plgins: did you mean plugins?",
+        ),
+        (
+            "mtu_bytes = 100\n",
+            "DIR/conflux.toml:1:1: 100 is no MTU: use 1280 to 65535 bytes",
+        ),
+        (
+            "mtu_bytes = true\n",
+            "DIR/conflux.toml:1:1: True is no MTU: use 1280 to 65535 bytes",
+        ),
+        (
+            'tun_name = "not/a/name"\n',
+            (
+                "DIR/conflux.toml:1:1: 'not/a/name' is no interface name: "
+                "use 1 to 15 letters, digits, - . or _"
+            ),
+        ),
+        (
+            'log_format = "xml"\n',
+            "DIR/conflux.toml:1:1: 'xml' is no log format: use text or json",
+        ),
+        (
+            "[plugins]\nrouter = 3\n",
+            "DIR/conflux.toml:2:1: 3 is no driver name: see `veilnet-conflux plugins list`",
+        ),
+        ("plugins = 3\n", "DIR/conflux.toml:1:1: plugins must be a table, [plugins]"),
+        (
+            "[plugin.router]\nstatic = 3\n",
+            "DIR/conflux.toml:2:1: plugin.router.static must be a table, [plugin.router.static]",
+        ),
+    ],
+)
+def test_mistakes_in_the_file_say_where_and_what(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text) == message
+
+
+def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "conflux.toml").write_bytes(b'tun_name = "\xff"\n')
+    with pytest.raises(UsageError, match="not UTF-8 at byte 12"):
+        load_config(tmp_path, {})
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "conflux.toml").mkdir()
+    with pytest.raises(UsageError, match=r"conflux\.toml cannot be read: Is a directory"):
+        load_config(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"VEILNET_MTU": "big"}, "VEILNET_MTU: 'big' is no MTU: use 1280 to 65535 bytes"),
+        (
+            {"VEILNET_PLUGIN_ROUTR": "x"},
+            "unknown variable VEILNET_PLUGIN_ROUTR: did you mean VEILNET_PLUGIN_ROUTER?",
+        ),
+        (
+            {"VEILNET_PLUGIN_TUN": "../x"},
+            "VEILNET_PLUGIN_TUN: '../x' is no driver name: see `veilnet-conflux plugins list`",
+        ),
+    ],
+)
+def test_mistakes_in_variables_say_which(
+    tmp_path: Path, environ: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(tmp_path, environ)
+    assert str(caught.value) == message
+
+
+def test_folder_comes_from_flag_then_variable_then_system(tmp_path: Path) -> None:
+    environ = {"VEILNET_CONFIG_DIR": str(tmp_path / "variable"), "HOME": "/root"}
+    assert load_config(tmp_path, environ).config_dir == tmp_path
+    assert load_config(None, environ).config_dir == tmp_path / "variable"
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "folder"),
+    [
+        ("linux", {"HOME": "/root"}, "/root/.config/conflux"),
+        ("linux", {"HOME": "/root", "XDG_CONFIG_HOME": "/etc/xdg"}, "/etc/xdg/conflux"),
+        ("darwin", {"HOME": "/var/root"}, "/var/root/Library/Application Support/conflux"),
+        ("win32", {"HOME": "C:/u", "APPDATA": "C:/u/Roaming"}, "C:/u/Roaming/conflux"),
+    ],
+)  # fmt: skip
+def test_folder_is_where_the_system_keeps_such_things(
+    platform: str, environ: dict[str, str], folder: str
+) -> None:
+    assert default_config_dir(platform, environ) == Path(folder)
