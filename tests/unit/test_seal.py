@@ -297,6 +297,7 @@ def test_erased_key_opens_nothing_any_more() -> None:
     sealed = seal(CRYPTO, own.public, b"the text", info=INFO, entropy=os.urandom)
     own.erase()
     own.erase()
+    assert own._x25519 is None
     with pytest.raises(ValueError, match="erased"):
         own.open(sealed, info=INFO)
 
