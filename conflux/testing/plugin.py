@@ -31,7 +31,7 @@ class PluginConformance:
 
     plugin_name: ClassVar[str]
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def registry(self) -> Registry:
         registry = Registry()
         registry.load()
