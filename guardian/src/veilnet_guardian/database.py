@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
-    NoSuchModuleError,
+    InvalidRequestError,
     OperationalError,
     ProgrammingError,
 )
@@ -50,7 +50,7 @@ class Database:
         try:
             self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
             self._engine = create_async_engine(url, pool_pre_ping=not self.is_sqlite)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        except (ArgumentError, InvalidRequestError, ImportError) as error:
             raise GuardianError(
                 f"--database-url cannot be used ({error}): "
                 "name an async driver, such as postgresql+asyncpg://user@host/name"

@@ -11,14 +11,13 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
-
 from veilnet_guardian.errors import Unauthorized
+
+if TYPE_CHECKING:
+    from joserfc.jwk import OctKey
 
 USER_TOKEN_S = 3_600
 MAX_TOKEN_CHARS = 4_096
@@ -52,6 +51,8 @@ class Tokens:
         lifetime_s: int | None = None,
     ) -> str:
         """Return a signed token; without *lifetime_s* it lives as long as its subject."""
+        from joserfc import jwt
+
         claims: dict[str, str | int] = {
             "aud": f"veilnet-{kind}",
             "sub": str(subject),
@@ -66,6 +67,9 @@ class Tokens:
 
     def read(self, kind: TokenKind, token: str, *, now: int) -> Claim:
         """Return what *token* claims. Raises Unauthorized, without telling which check failed."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+
         if len(token) > MAX_TOKEN_CHARS:
             raise _refusal(kind)
         try:
@@ -82,6 +86,8 @@ class Tokens:
         return token, token_hash(token)
 
     def _key(self, kind: TokenKind) -> OctKey:
+        from joserfc.jwk import OctKey
+
         key = hmac.digest(self._secret, b"VeilNet Guardian/1 token " + kind.encode(), "sha256")
         return OctKey.import_key(key)
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection
+
+from veilnet_guardian.errors import GuardianError
 
 
 def config() -> Config:
@@ -18,7 +21,15 @@ def config() -> Config:
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the schema behind *connection* to the newest version, in its transaction."""
+    """Bring the schema behind *connection* to the newest version, in its transaction.
+
+    Raises GuardianError if the schema is from the future.
+    """
     made = config()
     made.attributes["connection"] = connection
-    command.upgrade(made, "head")
+    try:
+        command.upgrade(made, "head")
+    except CommandError:
+        raise GuardianError(
+            "the database was made by a newer veilnet-guardian: upgrade this one"
+        ) from None

@@ -1,0 +1,258 @@
+"""Fixtures: a Guardian without a socket, a Guardian in a process of its own, and a node."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conflux.anchor.identity import (
+    PUSH_BINDING,
+    GuardianKey,
+    Identity,
+    login_binding,
+    open_grant,
+)
+from conflux.wire.credentials import Grant
+from veilnet_guardian import confluxes, planes, users
+from veilnet_guardian.app import create_app
+from veilnet_guardian.context import Guardian
+from veilnet_guardian.database import Database
+from veilnet_guardian.datadir import DataDir
+from veilnet_guardian.grants import GrantMaker
+from veilnet_guardian.keys import Keys, crypto_driver
+from veilnet_guardian.sessions import Logins
+
+PASSWORD = "correct horse battery"
+COMMAND = [sys.executable, "-m", "veilnet_guardian"]
+WAIT_S = 15
+
+
+class Node:
+    """What a conflux does towards Guardian, with the kernel's own code."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.crypto = crypto_driver()
+        self.identity = Identity(self.crypto, secrets.token_bytes)
+        self.session = ""
+
+    def request(self) -> bytes:
+        made = self.identity.login_request(
+            self.token, time_ms=int(time.time() * 1000), entropy=secrets.token_bytes
+        )
+        return made.encode()
+
+    @property
+    def fingerprint(self) -> bytes:
+        claims = self.token.split(".")[1]
+        text = base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)).decode()
+        value = text.split('"gkf":"')[1].split('"')[0]
+        return base64.urlsafe_b64decode(value + "=")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def take(self, body: bytes, answer: httpx.Response) -> Grant:
+        assert answer.status_code == 200, answer.text
+        self.session = answer.json()["session"]
+        sealed = base64.b64decode(answer.json()["grant"])
+        return self.open(sealed, binding=login_binding(body))[0]
+
+    def open(self, sealed: bytes, *, binding: bytes = PUSH_BINDING) -> tuple[Grant, GuardianKey]:
+        return open_grant(
+            self.crypto, self.identity, sealed, binding=binding, fingerprint=self.fingerprint
+        )
+
+    async def login(self, client: httpx.AsyncClient) -> Grant:
+        body = self.request()
+        answer = await client.post("/conflux/session/login", content=body, headers=self.headers)
+        return self.take(body, answer)
+
+    def login_now(self, url: str) -> Grant:
+        body = self.request()
+        answer = httpx.post(f"{url}/conflux/session/login", content=body, headers=self.headers)
+        return self.take(body, answer)
+
+
+@dataclass
+class World:
+    """A Guardian reached without a socket, at a time that the test sets."""
+
+    guardian: Guardian
+    client: httpx.AsyncClient
+    clock: list[float] = field(repr=False)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock[0] += seconds
+
+    async def user(self, email: str) -> dict[str, str]:
+        """Add a user; return the headers that speak for it."""
+        async with self.guardian.db.write() as session:
+            await users.add(session, email, QUICK_HASH, now=self.guardian.now())
+        answer = await self.client.post("/auth/login", json={"email": email, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+        return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+    async def plane(self, name: str, cidr: str) -> None:
+        """Add a plane that is common to all users."""
+        async with self.guardian.db.write() as session:
+            await planes.create(session, name, cidr, owner=None, now=self.guardian.now())
+
+    async def node(self, email: str, plane: str, *, team_names: tuple[str, ...] = ()) -> Node:
+        async with self.guardian.db.write() as session:
+            made = await confluxes.create(
+                session,
+                self.guardian.keys.tokens,
+                await users.get(session, email),
+                await planes.get(session, plane),
+                team_names=team_names,
+                now=self.guardian.now(),
+            )
+        return Node(made.token)
+
+
+QUICK_HASH = users.hash_password(PASSWORD)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "guardian")
+
+
+@pytest.fixture
+def world(data_dir: DataDir) -> Callable[..., contextlib.AbstractAsyncContextManager[World]]:
+    @contextlib.asynccontextmanager
+    async def make() -> AsyncIterator[World]:
+        clock, keys, db = [time.time()], Keys(data_dir), Database(data_dir)
+        await db.open()
+        guardian = Guardian(
+            db=db,
+            keys=keys,
+            logins=Logins(db, keys, GrantMaker(keys), certificate_s=86_400),
+            wall=lambda: clock[0],
+            monotonic=lambda: clock[0],
+            master_url=lambda host: f"nats://{host}:4222",
+            master_up=lambda: True,
+        )
+        transport = httpx.ASGITransport(create_app(guardian), raise_app_exceptions=False)
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://guardian") as client:
+                yield World(guardian, client, clock)
+        finally:
+            await db.close()
+
+    return make
+
+
+@dataclass
+class Server:
+    """`veilnet-guardian serve` in a process of its own, on free ports of loopback."""
+
+    process: subprocess.Popen[str]
+    data_dir: Path
+    url: str
+    master_url: str
+
+    def command(self, *arguments: str, stdin: str = "") -> str:
+        """Run another command beside the server; return what it printed."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=os.environ | {"VEILNET_GUARDIAN_DATA_DIR": str(self.data_dir)},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    def node(self, email: str, plane: str, tag: str) -> Node:
+        return Node(
+            self.command("conflux", "create", "--user", email, "--plane", plane, "--tag", tag)
+        )
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(WAIT_S)
+
+
+def start_server(data_dir: Path, *options: str) -> Server:
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+        + (["--master-listen", "127.0.0.1:0"] if "--master" not in options else [])
+        + list(options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    if not line:
+        process.wait(WAIT_S)
+        pytest.fail(f"Guardian did not start: {process.stderr.read()}")
+    words = line.split()
+    return Server(process, data_dir, words[3].rstrip(","), words[-1])
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers; whatever still runs at the end is stopped."""
+    servers: list[Server] = []
+
+    def start(*options: str, data_dir: Path | None = None) -> Server:
+        servers.append(start_server(data_dir or tmp_path / "guardian", *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+        for pipe in (server.process.stdout, server.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for a module, with users alice and bob and the common plane home."""
+    running = start_server(tmp_path_factory.mktemp("shared") / "guardian")
+    try:
+        for name in ("alice", "bob"):
+            running.command(
+                "user", "add", f"{name}@example.com", "--password-stdin", stdin=PASSWORD
+            )
+        running.command("plane", "create", "home", "10.8.0.0/24")
+        yield running
+        assert running.stop() == 0
+    finally:
+        running.process.kill()
+        running.process.wait()
+        for pipe in (running.process.stdout, running.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds: poll it, and fail after *within_s*."""
+
+    def wait(holds: Callable[[], bool], *, within_s: float = WAIT_S) -> None:
+        ends = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < ends, "it did not come about in time"
+            time.sleep(0.02)
+
+    return wait

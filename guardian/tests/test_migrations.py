@@ -1,0 +1,111 @@
+"""The shipped migrations make exactly the schema that the code expects."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from veilnet_guardian import migrations
+from veilnet_guardian.database import SCHEMA_HEAD, Database, read_revision
+from veilnet_guardian.datadir import DataDir
+from veilnet_guardian.errors import GuardianError
+from veilnet_guardian.models import Base
+
+
+def test_newest_migration_is_the_one_that_commands_expect() -> None:
+    assert ScriptDirectory.from_config(migrations.config()).get_heads() == [SCHEMA_HEAD]
+
+
+def test_migrated_schema_is_the_models_schema() -> None:
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        migrations.upgrade(connection)
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_downgrade_leaves_nothing() -> None:
+    engine = sa.create_engine("sqlite://")
+    config = migrations.config()
+    with engine.begin() as connection:
+        migrations.upgrade(connection)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+
+
+def test_two_first_uses_at_once_make_one_database(data_dir: DataDir) -> None:
+    async def open_and_read() -> int:
+        db = Database(data_dir)
+        await db.open()
+        async with db.read() as session:
+            revision = await read_revision(session)
+        await db.close()
+        return revision
+
+    def in_thread() -> int:
+        return asyncio.run(open_and_read())
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(asyncio.to_thread(in_thread) for _ in range(4)))
+
+    assert asyncio.run(main()) == [1, 1, 1, 1]
+
+
+def test_database_and_its_journal_are_private(data_dir: DataDir) -> None:
+    async def main() -> None:
+        db = Database(data_dir)
+        await db.open()
+        async with db.write() as session:
+            await read_revision(session)
+            modes = {
+                path.name: path.stat().st_mode & 0o777
+                for path in data_dir.root.glob("guardian.db*")
+            }
+        await db.close()
+        assert set(modes.values()) == {0o600}
+        assert "guardian.db-wal" in modes
+
+    asyncio.run(main())
+
+
+def open_once(data_dir: DataDir, url: str = "") -> None:
+    async def main() -> None:
+        db = Database(data_dir, url)
+        try:
+            await db.open()
+        finally:
+            await db.close()
+
+    asyncio.run(main())
+
+
+def test_file_that_is_no_database_is_named_in_one_line(data_dir: DataDir) -> None:
+    (data_dir.root / "guardian.db").write_bytes(b"noise" * 1000)
+    with pytest.raises(GuardianError, match=r"the database cannot be opened.*not a database"):
+        open_once(data_dir)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "nosuch://host/name", "sqlite:///tmp/x.db", "sqlite+aiosqlite:////no/way/x"]
+)
+def test_useless_database_url_is_named_in_one_line(data_dir: DataDir, url: str) -> None:
+    with pytest.raises(GuardianError, match="--database-url") as refused:
+        open_once(data_dir, url)
+    assert "\n" not in str(refused.value)
+
+
+def test_newer_database_than_the_program_is_refused(data_dir: DataDir) -> None:
+    open_once(data_dir)
+    with sqlite3.connect(data_dir.root / "guardian.db") as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.close()
+    with pytest.raises(GuardianError, match="newer veilnet-guardian"):
+        open_once(data_dir)
