@@ -17,6 +17,7 @@ KEM_CIPHERTEXT_BYTES = 1_088
 KEM_SHARED_BYTES = 32
 SIGN_PUBLIC_BYTES = 1_952
 SIGNATURE_BYTES = 3_309
+MAX_CONTEXT_BYTES = 64
 
 
 class KemPrivateKey(abc.ABC):
@@ -48,8 +49,9 @@ class Signer(abc.ABC):
 
     @abc.abstractmethod
     def sign(self, message: bytes, context: bytes) -> bytes:
-        """Return a hedged, pure ML-DSA signature (FIPS 204 §5.2); *context* has at most 255 bytes.
+        """Return a hedged, pure ML-DSA signature (FIPS 204 §5.2) under *context*.
 
+        At most MAX_CONTEXT_BYTES of context: not every library takes the 255 of FIPS 204.
         Takes about a millisecond or more: not for the packet loop.
         """
 

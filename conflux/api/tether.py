@@ -30,6 +30,9 @@ class IceServer:
     username: str = ""
     credential: str = ""
 
+    def __repr__(self) -> str:
+        return f"IceServer(url={self.url!r})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TetherConfig:

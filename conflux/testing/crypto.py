@@ -14,6 +14,7 @@ from conflux.api import (
     KEM_CIPHERTEXT_BYTES,
     KEM_PUBLIC_BYTES,
     KEM_SHARED_BYTES,
+    MAX_CONTEXT_BYTES,
     SIGN_PUBLIC_BYTES,
     SIGNATURE_BYTES,
     CryptoDriver,
@@ -106,7 +107,11 @@ class CryptoContract(abc.ABC):
         signer = driver.generate_signer()
         assert len(signer.public) == SIGN_PUBLIC_BYTES
         assert type(signer.public) is bytes
-        for message, context in [(MESSAGE, CONTEXT), (b"", b""), (bytes(50_000), bytes(255))]:
+        for message, context in [
+            (MESSAGE, CONTEXT),
+            (b"", b""),
+            (bytes(50_000), bytes(MAX_CONTEXT_BYTES)),
+        ]:
             signature = signer.sign(message, context)
             assert type(signature) is bytes
             assert len(signature) == SIGNATURE_BYTES
