@@ -34,6 +34,7 @@ RELAY_QUEUE = "relay"
 
 _PER_SERVER_S = 2
 _PENDING_BYTES = 512 * 1024
+_COMMAND_BYTES = 64 * 1024  # room for what is no message, so that nats-py never waits for it
 _PUB_OVERHEAD_BYTES = 32
 _BACKLOG_BYTES = 8 * 1024 * 1024
 _DEFAULT_PORT = 4222
@@ -159,7 +160,7 @@ class MasterClient(Client):
             reconnect_time_wait=_FIRST_RETRY_S,  # type: ignore[arg-type]  # seconds, not whole
             ping_interval=self._ping_s,  # type: ignore[arg-type]  # seconds, not whole
             max_outstanding_pings=_OUTSTANDING_PINGS,
-            pending_size=_PENDING_BYTES,
+            pending_size=_PENDING_BYTES + _COMMAND_BYTES,
             no_echo=True,
             tls=self._tls,
             signature_cb=self._sign,
@@ -208,13 +209,15 @@ class MasterClient(Client):
             ) from error
 
     def _note(self, refusal: str, error: Exception) -> None:
-        # Retries meet the same refusal again and again: one line when it is new.
-        if not refusal:
-            _log.debug("%s: %s", self._name(), _reason(error))
-        elif refusal != self._refusal:
-            self._refusal = refusal
-            if self._phase is _Phase.OPEN:
-                _log.warning("%s %s", self._name(), refusal)
+        # Retries meet the same refusal again and again: it is worth one line when it is new.
+        news = self._phase is _Phase.OPEN and refusal not in ("", self._refusal)
+        self._refusal = refusal or self._refusal
+        _log.log(
+            logging.WARNING if news else logging.DEBUG,
+            "%s %s",
+            self._name(),
+            refusal or _reason(error),
+        )
 
     async def _on_disconnected(self) -> None:
         # nats-py would send what was pending when the connection comes back, minutes later.
@@ -277,6 +280,11 @@ class _Transport(TcpTransport):
             raise ConnectionError("a message is longer than any that the Master lets through")
         chunk: bytes = await super().read(buffer_size)
         return chunk
+
+    def writelines(self, payload: list[bytes]) -> None:
+        # asyncio's own, in Python 3.12 before 3.12.8 and in 3.13.0, never asks the writer to
+        # pause: the buffer towards a server that hangs would have no bound (CVE-2024-12254).
+        self.write(b"".join(payload))  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
     async def drain(self) -> None:
         # nats-py drains once more while it closes, which a server that hangs never lets end.
