@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -165,7 +166,7 @@ class Place:
         *,
         check: bool = True,
         timeout_s: float = 30.0,
-        input: str | None = None,  # noqa: A002 - the name that subprocess.run has for it
+        input: str = "",  # noqa: A002 - the name that subprocess.run has for it
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -174,20 +175,29 @@ class Place:
         Raises LabError with all that it printed if it fails and *check* is set, and in any case
         after *timeout_s*, when it is killed.
         """
-        pipe = subprocess.PIPE
-        stdin = subprocess.DEVNULL if input is None else pipe
-        process = self.popen(argv, env=env, cwd=cwd, stdin=stdin, stdout=pipe, stderr=pipe)
-        try:
-            out, err = process.communicate(input, timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate()
-            raise LabError(
-                f"{shlex.join(argv)}: not done within {timeout_s} s\n{out}{err}"
-            ) from None
-        if check and process.returncode:
-            raise LabError(f"{shlex.join(argv)}: exit code {process.returncode}\n{out}{err}")
-        return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+        # Files, not pipes: a daemon that *argv* leaves behind would hold a pipe open.
+        with contextlib.ExitStack() as files:
+            told, out, err = (files.enter_context(TemporaryFile("w+")) for _ in range(3))
+            told.write(input)
+            told.seek(0)
+            process = self.popen(argv, env=env, cwd=cwd, stdin=told, stdout=out, stderr=err)
+            try:
+                process.wait(timeout_s)
+                problem = f"exit code {process.returncode}" if process.returncode else ""
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                check, problem = True, f"not done within {timeout_s} s"
+            finally:
+                self.world.processes.remove(process)
+            out.seek(0)
+            err.seek(0)
+            done = subprocess.CompletedProcess(
+                list(argv), process.returncode, out.read(), err.read()
+            )
+        if check and problem:
+            raise LabError(f"{shlex.join(argv)}: {problem}\n{done.stdout}{done.stderr}")
+        return done
 
     def popen(
         self,
@@ -279,14 +289,16 @@ class World(Place):
 
         Returns when all of them have ended. Closing twice is fine.
         """
-        for process in self.processes:
-            process.terminate()
-        with contextlib.suppress(LabError):
-            until(lambda: all(p.poll() is not None for p in self.processes), deadline_s=grace_s)
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            # The end of its input ends the holder, and with PID 1 the kernel kills all the rest.
-            holder.communicate()
+        try:
+            for process in self.processes:
+                process.terminate()
+            with contextlib.suppress(LabError):
+                until(lambda: all(p.poll() is not None for p in self.processes), deadline_s=grace_s)
+        finally:
+            holder, self._holder = self._holder, None
+            if holder is not None:
+                # Its input ends, so the holder ends, and with PID 1 the kernel kills all the rest.
+                holder.communicate()
         for process in self.processes:
             process.wait()
             for stream in (process.stdin, process.stdout, process.stderr):
