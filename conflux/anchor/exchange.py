@@ -126,9 +126,8 @@ class Exchange:
         *,
         tether_kinds: Sequence[str],
         has_tether: Callable[[NodeId], bool],
-        prepare_tether: Callable[[Peer, Tether], None],
+        join_tether: Callable[[Peer, Tether], Callable[[float], None]],
         on_established: Callable[[Established, float], None],
-        on_tether: Callable[[Peer, Tether, float], None],
         auth_level: AuthLevel = AuthLevel.HANDSHAKE,
     ) -> None:
         self._standing = standing
@@ -138,9 +137,8 @@ class Exchange:
         self._counters = counters
         self._tether_kinds = tether_kinds
         self._has_tether = has_tether
-        self._prepare_tether = prepare_tether
+        self._join_tether = join_tether
         self._on_established = on_established
-        self._on_tether = on_tether
         self._auth_level = auth_level
         self._asked: dict[bytes, _Asked] = {}
         self._working: dict[bytes, bytes] = {}
@@ -483,20 +481,19 @@ class Exchange:
         self, done: Established, tether: Tether | None, remote: bytes | None, now: float
     ) -> None:
         if tether is not None:
-            connecting = tether
-            self._prepare_tether(done.peer, connecting)
+            joined = self._join_tether(done.peer, tether)
             self._world.connect_tether(
-                connecting,
+                tether,
                 done.secrets.tether,
                 remote,
                 deadline_s=CONNECT_DEADLINE_S,
-                then=lambda up, now: self._connected(done.peer, connecting, up, now),
+                then=lambda up, now: self._connected(joined, up, now),
             )
         self._on_established(done, now)
 
-    def _connected(self, peer: Peer, tether: Tether, up: bool, now: float) -> None:
+    def _connected(self, joined: Callable[[float], None], up: bool, now: float) -> None:
         if up:
-            self._on_tether(peer, tether, now)
+            joined(now)
         else:
             self._counters["tether_failed"] += 1
 

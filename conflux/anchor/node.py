@@ -87,9 +87,8 @@ class Anchor:
             counters,
             tether_kinds=tether_kinds,
             has_tether=lambda node: self.neighbours.get(node) is not None,
-            prepare_tether=self.neighbours.attach,
+            join_tether=self.neighbours.join,
             on_established=self._established,
-            on_tether=lambda peer, tether, now: self.neighbours.add(peer, tether, now=now),
         )
         self.ingress = Ingress(world, counters)
         self.egress = Egress(

@@ -1,6 +1,6 @@
 """Tethers, grouped by the certified node at their far end: probes, round trips, death, labels.
 
-    Neighbours.add ──► Neighbour: UP ──(nothing heard, probes unanswered, closed)──► DOWN, for good
+    join ──connected──► Neighbour: UP ──(nothing heard, probes unanswered, closed)──► DOWN, for good
 
 A tether that dies leaves its neighbour up while another one lives.
 """
@@ -29,6 +29,10 @@ loaded host that stalls for a second is not dead (the stricter bound comes with 
 BUSY_S = 2.0
 _LOSS_GAIN = 1 / 16
 MAX_LABELS = 4_096
+MAX_TETHERS = 4
+"""To one neighbour: of more than these the oldest is closed."""
+EARLY_BYTES = 65_536
+"""What may come in over one tether before this end knows that it is connected."""
 
 
 @dataclass(slots=True, eq=False)
@@ -132,34 +136,32 @@ class Neighbours:
     def all(self) -> list[Neighbour]:
         return list(self._by_id.values())
 
-    def attach(self, peer: Peer, tether: Tether) -> None:
-        """Route the tether's messages; call it before the tether connects."""
+    def join(self, peer: Peer, tether: Tether) -> Callable[[float], None]:
+        """Take in *tether*'s messages; return what to call, with the time, once it is connected.
 
-        def datagram(message: memoryview) -> None:
-            if (neighbour := self._by_id.get(peer.node_id)) is not None:
-                self._on_datagram(neighbour, message)
+        The far end may know of the connection first: what it sends at once is kept until then.
+        """
+        lane = _Lane(self, tether)
+        tether.attach(lane.datagram, lane.reliable, lane.closed)
+        return lambda now: self._joined(lane, peer, now)
 
-        def reliable(message: memoryview) -> None:
-            if (neighbour := self._by_id.get(peer.node_id)) is not None:
-                self._reliable(neighbour, message)
-
-        def closed(reason: str) -> None:
-            self._tether_closed(peer.node_id, tether, reason)
-
-        tether.attach(datagram, reliable, closed)
-
-    def add(self, peer: Peer, tether: Tether, *, now: float) -> None:
-        """A tether to *peer* is up. An older one stays as the spare."""
+    def _joined(self, lane: _Lane, peer: Peer, now: float) -> None:
         neighbour = self._by_id.get(peer.node_id)
-        if neighbour is not None:
+        is_new = neighbour is None
+        if neighbour is None:
+            neighbour = Neighbour(peer, [lane.tether], last_heard=now, last_data=now)
+            self._by_id[peer.node_id] = neighbour
+        else:
             neighbour.peer = peer
-            neighbour.tethers.append(tether)
+            neighbour.tethers.append(lane.tether)
             neighbour.last_heard = now
-            return
-        neighbour = Neighbour(peer, [tether], last_heard=now, last_data=now)
-        self._by_id[peer.node_id] = neighbour
-        self._probe(neighbour, now)
-        self._on_up(neighbour, now)
+            if len(neighbour.tethers) > MAX_TETHERS:
+                neighbour.tethers.pop(0).close()
+        lane.neighbour = neighbour
+        if is_new:
+            self._probe(neighbour, now)
+            self._on_up(neighbour, now)
+        lane.hand_over()
 
     def drop(self, neighbour: Neighbour, reason: str, *, now: float) -> None:
         """Close every tether of *neighbour* and tell `on_down`, once."""
@@ -184,8 +186,10 @@ class Neighbours:
         sequence, stamp_us = read_probe(message)
         rtt_s = now - stamp_us / 1e6
         latest = neighbour.sequence
-        if not 0 <= latest - sequence < 64 or not 0 <= rtt_s < 60:
+        # The stamp was rounded: on a link without delay the difference may be just below zero.
+        if not 0 <= latest - sequence < 64 or not -1e-3 < rtt_s < 60:
             raise WireError("echo of no probe")
+        rtt_s = max(rtt_s, 0.0)
         neighbour.unanswered = 0
         neighbour.measured(rtt_s)
         sample = LinkSample(
@@ -193,7 +197,13 @@ class Neighbours:
         )
         self._on_sample(neighbour, sample, now)
 
-    def _reliable(self, neighbour: Neighbour, message: memoryview) -> None:
+    def take_datagram(self, neighbour: Neighbour, message: memoryview) -> None:
+        if neighbour.up:
+            self._on_datagram(neighbour, message)
+
+    def take_reliable(self, neighbour: Neighbour, message: memoryview) -> None:
+        if not neighbour.up:
+            return
         now = self._now()
         neighbour.last_heard = now
         try:
@@ -203,9 +213,8 @@ class Neighbours:
             return
         self._on_inband(neighbour, decoded, now)
 
-    def _tether_closed(self, node: NodeId, tether: Tether, reason: str) -> None:
-        neighbour = self._by_id.get(node)
-        if neighbour is None or tether not in neighbour.tethers:
+    def tether_closed(self, neighbour: Neighbour, tether: Tether, reason: str) -> None:
+        if tether not in neighbour.tethers:
             return
         neighbour.tethers.remove(tether)
         if not neighbour.tethers:
@@ -236,3 +245,42 @@ class Neighbours:
         neighbour.unanswered = 0
         neighbour.last_heard = now
         self._probe(neighbour, now)
+
+
+class _Lane:
+    """Where one tether's messages go: kept while it connects, to its neighbour afterwards."""
+
+    __slots__ = ("_early", "_early_bytes", "_neighbours", "neighbour", "tether")
+
+    def __init__(self, neighbours: Neighbours, tether: Tether) -> None:
+        self.tether = tether
+        self.neighbour: Neighbour | None = None
+        self._neighbours = neighbours
+        self._early: list[tuple[Callable[[memoryview], None], bytes]] = []
+        self._early_bytes = 0
+
+    def datagram(self, message: memoryview) -> None:
+        if self.neighbour is not None:
+            self._neighbours.take_datagram(self.neighbour, message)
+        else:
+            self._keep(self.datagram, message)
+
+    def reliable(self, message: memoryview) -> None:
+        if self.neighbour is not None:
+            self._neighbours.take_reliable(self.neighbour, message)
+        else:
+            self._keep(self.reliable, message)
+
+    def closed(self, reason: str) -> None:
+        if self.neighbour is not None:
+            self._neighbours.tether_closed(self.neighbour, self.tether, reason)
+
+    def hand_over(self) -> None:
+        early, self._early = self._early, []
+        for take, message in early:
+            take(memoryview(message))
+
+    def _keep(self, take: Callable[[memoryview], None], message: memoryview) -> None:
+        self._early_bytes += len(message)
+        if self._early_bytes <= EARLY_BYTES:
+            self._early.append((take, bytes(message)))

@@ -21,13 +21,20 @@ def overhead_bytes(source: Address) -> int:
     return 28 if source.version == 4 else 48
 
 
-def udp_packet(source: Address, destination: Address, payload: bytes) -> bytes:
-    """Return a whole IP packet with correct checksums (RFC 791, RFC 8200, RFC 768)."""
+def udp_packet(
+    source: Address, destination: Address, payload: bytes, *, source_port: int | None = None
+) -> bytes:
+    """Return a whole IP packet with correct checksums (RFC 791, RFC 8200, RFC 768).
+
+    Packets of one *source_port*, which is PORT by default, are one flow.
+    """
+    port = PORT if source_port is None else source_port
     size = _UDP_HEADER.size + len(payload)
     pseudo = source.packed + destination.packed + struct.pack(">II", size, _UDP)
-    bare = _UDP_HEADER.pack(PORT, PORT, size, 0) + payload
+    bare = _UDP_HEADER.pack(port, PORT, size, 0) + payload
     # RFC 768: a checksum that comes out as zero is sent as all ones.
-    segment = _UDP_HEADER.pack(PORT, PORT, size, checksum(pseudo + bare) or 0xFFFF) + payload
+    sum_ = checksum(pseudo + bare) or 0xFFFF
+    segment = _UDP_HEADER.pack(port, PORT, size, sum_) + payload
     if source.version == 6:
         header = _IPV6_HEADER.pack(6 << 28, size, _UDP, 64, source.packed, destination.packed)
         return header + segment

@@ -1,0 +1,292 @@
+"""A simulated node: the real Anchor in a World of virtual time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import TYPE_CHECKING, TypeVar
+
+from conflux.anchor.handshake import Standing
+from conflux.anchor.identity import Identity
+from conflux.anchor.node import Anchor
+from conflux.api import Layout, NodeId, Path, Router, Tether, WireError
+from conflux.testing.packets import udp_packet, udp_payload
+from conflux.testing.simnet.underlay import SimTether
+from conflux.wire import ip
+from conflux.wire.credentials import Grant
+from conflux.wire.frame import SIZE, records
+
+if TYPE_CHECKING:
+    from conflux.testing.simnet.network import SimNetwork
+
+T = TypeVar("T")
+
+TETHER_KIND = "sim"
+_PING = b"ping "
+_PONG = b"pong "
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A packet that a node's TUN device would have got, and when."""
+
+    time: float
+    packet: bytes
+
+
+@dataclass(slots=True)
+class Ping:
+    """A packet that wants an answer. `answers` counts the answers: more than one is a fault."""
+
+    sent_at: float
+    answered_at: float | None = None
+    answers: int = 0
+
+    @property
+    def rtt_s(self) -> float | None:
+        return None if self.answered_at is None else self.answered_at - self.sent_at
+
+
+class SimNode:
+    """Made by `SimNetwork.add_node`. It implements conflux.anchor.world.World.
+
+    A `life` is one start: what was begun in an earlier one (deferred work, connecting tethers)
+    never reaches a later one.
+    """
+
+    def __init__(
+        self,
+        network: SimNetwork,
+        name: str,
+        addresses: Sequence[str],
+        router: Callable[[], Router],
+    ) -> None:
+        self.name = name
+        self.addresses = [ip_interface(address).ip for address in addresses]
+        self.received: list[Arrival] = []
+        self.events: list[tuple[float, str]] = []
+        """What the protocol told its world: streams opened and closed, routes changed, grants."""
+        self.answers_pings = True
+        self.keeps_received = True
+        self.deferred_s = 0.001
+        """Virtual time that each piece of deferred work takes."""
+        self.makes_tethers = True
+        """Unset: its tether driver fails every time."""
+        self.is_alive = False
+        self._network = network
+        self._router = router
+        self._life = 0
+        self._armed = 0
+        self._pings: dict[bytes, Ping] = {}
+        self._numbers = itertools.count(1)
+        self.start()
+
+    # Life
+
+    def start(self) -> None:
+        """Start with fresh keys and a certificate of a higher serial."""
+        if self.is_alive:
+            raise ValueError(f"{self.name} runs already")
+        network = self._network
+        self.is_alive = True
+        self._life += 1
+        self.identity = Identity(network.crypto, network.entropy)
+        grant = network.guardian.admit(self.name, self.identity)
+        standing = Standing(
+            network.crypto, network.entropy, self.identity, network.guardian.key, grant
+        )
+        self.anchor = Anchor(
+            standing, self, self._router(), tether_kinds=(TETHER_KIND,), now=self.now()
+        )
+        self._listen(grant)
+        self.anchor.timers.on_earliest = self._arm
+        first = self.anchor.timers.next_deadline()
+        if first is not None:
+            self._arm(first)
+
+    def crash(self) -> None:
+        """Vanish: nobody is told, nothing more is sent."""
+        self._end()
+        for tether in self._network.underlay.tethers(self.name):
+            tether.vanish()
+
+    def stop(self) -> None:
+        """Shut down in order: tethers are closed, which their far ends notice."""
+        self.anchor.close(now=self.now())
+        self._end()
+        for tether in self._network.underlay.tethers(self.name):
+            tether.close()
+
+    def restart(self) -> None:
+        self.crash()
+        self.start()
+
+    def _end(self) -> None:
+        self.is_alive = False
+        self._life += 1
+        self._network.channel.leave(self._heard)
+
+    def _listen(self, grant: Grant) -> None:
+        control = grant.control
+        self._heard = self._in_this_life(self._take_control)
+        self._network.channel.listen(control.tags, control.shared_tag, self._heard)
+
+    def _in_this_life(self, call: Callable[..., None]) -> Callable[..., None]:
+        life = self._life
+
+        def guarded(*args: object) -> None:
+            if life == self._life:
+                call(*args)
+
+        return guarded
+
+    def _arm(self, when: float) -> None:
+        self._armed += 1
+        armed = self._armed
+
+        def run() -> None:
+            if armed != self._armed:
+                return
+            self.anchor.timers.run(self.now())
+            following = self.anchor.timers.next_deadline()
+            if following is not None:
+                self._arm(following)
+
+        self._network.clock.at(when, self._in_this_life(run))
+
+    # Packets
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.identity.node_id
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address:
+        return self.addresses[0]
+
+    def send_packet(self, to: SimNode | str, payload: bytes, *, port: int | None = None) -> None:
+        """Send one UDP packet from this node's own address of the destination's family.
+
+        *port* is the source port: packets of one port to one destination are one flow.
+        """
+        self.send_burst([self.packet(to, payload, port=port)])
+
+    def packet(self, to: SimNode | str, payload: bytes, *, port: int | None = None) -> bytes:
+        destination = to.address if isinstance(to, SimNode) else ip_address(to)
+        source = next(a for a in self.addresses if a.version == destination.version)
+        return udp_packet(source, destination, payload, source_port=port)
+
+    def send_burst(self, packets: Sequence[bytes]) -> None:
+        """Give the protocol one burst, as one wake-up of a TUN device would."""
+        burst = b"".join(SIZE.pack(len(packet)) + packet for packet in packets)
+        self.anchor.take_burst(memoryview(bytes((Layout.BARE,)) + burst), now=self.now())
+
+    def ping(self, to: SimNode | str, *, port: int | None = None) -> Ping:
+        """Send a packet that *to* answers."""
+        number = str(next(self._numbers)).encode()
+        ping = self._pings[number] = Ping(self.now())
+        self.send_packet(to, _PING + number, port=port)
+        return ping
+
+    def payloads(self) -> list[bytes]:
+        """The UDP payloads of all packets that came in, in order."""
+        return [arrival.packet[_headers(arrival.packet) :] for arrival in self.received]
+
+    def deliver(self, records_: memoryview, layout: Layout) -> None:
+        for _, start, end in records(memoryview(bytes((layout,)) + records_)):
+            packet = bytes(records_[start - 1 : end - 1])
+            if self.keeps_received:
+                self.received.append(Arrival(self.now(), packet))
+            self._answer(packet)
+
+    def _answer(self, packet: bytes) -> None:
+        source, destination = (ip_address(raw) for raw in ip.addresses(memoryview(packet)))
+        payload = udp_payload(packet, source, destination) or b""
+        if payload.startswith(_PING) and self.answers_pings:
+            port = int.from_bytes(packet[_headers(packet) - 8 : _headers(packet) - 6], "big")
+            answer = _PONG + payload.removeprefix(_PING)
+            # Later, as a host would: never from within the delivery.
+            later = self._in_this_life(lambda: self.send_packet(str(source), answer, port=port))
+            self._network.clock.after(0.0, later)
+        elif payload.startswith(_PONG):
+            ping = self._pings.get(payload.removeprefix(_PONG))
+            if ping is not None:
+                ping.answers += 1
+                ping.answered_at = ping.answered_at or self.now()
+
+    # World
+
+    def now(self) -> float:
+        return self._network.clock.now()
+
+    def publish(self, tag: bytes, message: bytes) -> None:
+        handle = self.anchor.standing.grant.control.handle
+        self._network.channel.publish(handle, tag, message)
+
+    def defer(
+        self,
+        work: Callable[[], T],
+        then: Callable[[T, float], None],
+        failed: Callable[[WireError, float], None],
+    ) -> None:
+        def run() -> None:
+            try:
+                result = work()
+            except WireError as error:
+                failed(error, self.now())
+            else:
+                then(result, self.now())
+
+        self._network.clock.after(self.deferred_s, self._in_this_life(run))
+
+    def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
+        made = kind == TETHER_KIND and self.makes_tethers
+        tether = self._network.underlay.offer(self.name) if made else None
+        self._network.clock.after(0.0, self._in_this_life(lambda: then(tether, self.now())))
+
+    def answer_tether(
+        self, kind: str, offer: bytes, then: Callable[[Tether | None, float], None]
+    ) -> None:
+        made = kind == TETHER_KIND and self.makes_tethers
+        tether = self._network.underlay.answer(self.name, offer) if made else None
+        self._network.clock.after(0.0, self._in_this_life(lambda: then(tether, self.now())))
+
+    def connect_tether(
+        self,
+        tether: Tether,
+        secret: bytes,
+        remote: bytes | None,
+        *,
+        deadline_s: float,
+        then: Callable[[bool, float], None],
+    ) -> None:
+        if not isinstance(tether, SimTether):
+            raise TypeError("not a tether of this network")
+        done = self._in_this_life(lambda up: then(up, self.now()))
+        clock = self._network.clock
+        tether.begin(secret, remote, deadline_s, lambda up: clock.after(0.0, lambda: done(up)))
+
+    def granted(self, grant: Grant) -> None:
+        self._note(f"granted revision {grant.revision}")
+
+    def stream_opened(self, peer: NodeId, address: str) -> None:
+        self._note(f"opened {self._network.name_of(peer)} {address}")
+
+    def stream_closed(self, peer: NodeId, reason: str) -> None:
+        self._note(f"closed {self._network.name_of(peer)}: {reason}")
+
+    def route_changed(self, peer: NodeId, paths: list[Path]) -> None:
+        ways = [">".join(self._network.name_of(node) for node in path) for path in paths]
+        self._note(f"routes {self._network.name_of(peer)}: {' '.join(ways) or 'none'}")
+
+    def _note(self, event: str) -> None:
+        self.events.append((self.now(), event))
+
+    def _take_control(self, sender: bytes, payload: bytes) -> None:
+        self.anchor.take_control(sender, payload, now=self.now())
+
+
+def _headers(packet: bytes) -> int:
+    return 28 if packet[0] >> 4 == 4 else 48
