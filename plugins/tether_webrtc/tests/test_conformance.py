@@ -1,11 +1,15 @@
-"""The driver is what the contract says, over loopback."""
+"""The plugin and its driver are what the contracts say, over loopback."""
 
 from __future__ import annotations
 
 from conflux_tether_webrtc.driver import WebRtcTetherDriver
 
 from conflux.api import TetherConfig, TetherDriver
-from conflux.testing import TetherConformance
+from conflux.testing import PluginConformance, TetherConformance
+
+
+class TestPlugin(PluginConformance):
+    plugin_name = "tether-webrtc"
 
 
 class TestWebRtcTether(TetherConformance):

@@ -32,6 +32,12 @@ INITIAL_WINDOW_BYTES = 10 * SEGMENT_BYTES  # RFC 6928's figure
 LEAST_WINDOW_BYTES = 4 * SEGMENT_BYTES
 MOST_WINDOW_BYTES = 4 << 20
 
+FLOWS = 4
+"""How many ordinary flows the window behaves like once slow start is over: it grows by that many
+segments in a round trip and gives up one part in twice as many for a loss, as so many flows
+together would. A tether carries all flows between two hosts, each with its own congestion control
+inside, and must not be what slows a single one down."""
+
 REORDERED = 8
 """A chunk is lost once one that was sent this many chunks later has arrived."""
 
@@ -39,8 +45,8 @@ RTO_INITIAL_S = 1.0
 RTO_MIN_S = 0.2
 RTO_MAX_S = 8.0
 
-DELAY_SLACK_S = 0.005
-"""See `_queue_builds`."""
+DELAY_KNEE_S, DELAY_CEILING_S = 0.004, 0.010
+"""See `_flows`: what the schedulers of two busy machines may add to a round trip."""
 
 MIN_RTT_WINDOW_S = 10.0
 
@@ -67,7 +73,17 @@ class Message:
 class _Sent:
     """A chunk in flight. `mark` is the newest TSN that had been sent when it was last sent."""
 
-    __slots__ = ("end", "flags", "lost", "mark", "message", "resent", "sent_at", "start")
+    __slots__ = (
+        "abandoned",
+        "end",
+        "flags",
+        "lost",
+        "mark",
+        "message",
+        "resent",
+        "sent_at",
+        "start",
+    )
 
     def __init__(
         self, message: Message, flags: int, start: int, end: int, *, mark: int, now: float
@@ -80,6 +96,7 @@ class _Sent:
         self.sent_at = now
         self.resent = False
         self.lost = False
+        self.abandoned = False
 
 
 class Outbound:
@@ -274,8 +291,8 @@ class Outbound:
             self._holes += [tsn for tsn in fresh if tsn in self._flight]
         self.peer_window = peer_window
 
+        delivered = before - self._flight_bytes
         lost = self._find_lost()
-        delivered = before - self._flight_bytes - lost
         self._adapt(now, delivered, lost, limited=limited)
         self._advance_point()
         if advance or delivered > 0:
@@ -299,31 +316,38 @@ class Outbound:
         return newest
 
     def _find_lost(self) -> int:
-        """Give up or mark for resending what later chunks have overtaken; return its bytes."""
-        before = self._flight_bytes
+        """Give up or mark for resending what later chunks have overtaken; return their bytes."""
+        lost = 0
         limit = self._highest - REORDERED
         for tsn in self._holes:
             if tsn > limit:
                 break
             sent = self._flight.get(tsn)
             if sent is not None and not sent.lost and sent.mark <= limit:
+                lost += sent.end - sent.start
                 self._lose(tsn, sent)
-        return before - self._flight_bytes
+        return lost
 
     def _lose(self, tsn: int, sent: _Sent) -> None:
+        self._flight_bytes -= sent.end - sent.start
         if sent.message.reliable:
             sent.lost = True
-            self._flight_bytes -= sent.end - sent.start
             self._again.append(tsn)
-        else:
+            return
+        del self._flight[tsn]
+        if not sent.abandoned:
             self._abandon(sent.message)
 
     def _abandon(self, message: Message) -> None:
-        """Give the whole message up (RFC 3758 §3.5 A3)."""
+        """Give the whole message up (RFC 3758 §3.5 A3).
+
+        Its other chunks are still on their way and count as in flight until later ones have
+        arrived: what replaced them at once would meet them in the bottleneck's queue.
+        """
         for tsn in range(message.first, message.last + 1):
-            sent = self._flight.pop(tsn, None)
+            sent = self._flight.get(tsn)
             if sent is not None:
-                self._flight_bytes -= sent.end - sent.start
+                sent.abandoned = True
         if message is self._current:
             # One TSN, never sent, stands for the rest; the receiver must not join what comes next.
             self.queued_bytes -= len(message.data) - message.offset
@@ -332,8 +356,10 @@ class Outbound:
 
     def _advance_point(self) -> None:
         point = max(self._point, self._acked)
-        flight = self._flight
-        while point < self._tsn and point + 1 not in flight:
+        while point < self._tsn:
+            sent = self._flight.get(point + 1)
+            if sent is not None and not sent.abandoned:
+                break
             point += 1
         self._point = point
 
@@ -376,28 +402,34 @@ class Outbound:
             self.loss += (lost / total - self.loss) * min(1.0, total / (64 * SEGMENT_BYTES))
         if lost:
             if self._highest > self._recovery:
-                self._window = max(self._window // 2, LEAST_WINDOW_BYTES)
+                # Slow start overshoots by half; afterwards one flow of several yields.
+                share = 2 if self._window < self._threshold else 2 * FLOWS
+                self._window = max(self._window - self._window // share, LEAST_WINDOW_BYTES)
                 self._threshold = self._window
                 self._recovery = self._tsn
             return
         if delivered <= 0 or not limited:
             return
-        if self._queue_builds():
+        flows = self._flows()
+        if flows < FLOWS:
             self._threshold = min(self._threshold, self._window)
-        elif self._window < self._threshold:
-            self._window = min(self._window + delivered, MOST_WINDOW_BYTES)
+        if self._window < self._threshold:
+            growth = delivered
         else:
-            growth = SEGMENT_BYTES * delivered // self._window
-            self._window = min(self._window + growth, MOST_WINDOW_BYTES)
+            growth = flows * SEGMENT_BYTES * delivered // self._window
+        self._window = min(self._window + growth, MOST_WINDOW_BYTES)
 
-    def _queue_builds(self) -> bool:
-        """Whether the last round trip took twice the least, and then some.
+    def _flows(self) -> int:
+        """As how many flows the window may grow, by how long the last round trip took.
 
-        Growing on would only lengthen a queue: the bottleneck's, or the far end's socket buffer,
-        which overflows within milliseconds where both ends are near. The allowance of a whole least
-        round trip keeps a fair share beside flows that fill queues.
+        A longer one than the least means that a queue builds: the bottleneck's, or the far end's
+        socket buffer where both ends are near. A lost chunk costs its whole message here, so the
+        last share of a queue is worth no loss: claim it like one flow, and leave what only delays.
         """
-        return self._rtt > 2 * self._least_rtt.value + DELAY_SLACK_S
+        least = self._least_rtt.value
+        if self._rtt <= 1.25 * least + DELAY_KNEE_S:
+            return FLOWS
+        return 1 if self._rtt <= 2 * least + DELAY_CEILING_S else 0
 
     def _slow_down_after_idling(self, now: float) -> None:
         if not self._flight and now - self._last_sent_at > self._rto:

@@ -1,0 +1,328 @@
+"""Both halves of the data path on a simulated network: loss, reordering, long and short paths."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from conflux_tether_webrtc import inbound, outbound
+from conflux_tether_webrtc.inbound import Inbound
+from conflux_tether_webrtc.outbound import BEGIN, END, PAYLOAD_BYTES, UNORDERED, Outbound
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conflux.api import MAX_MESSAGE_BYTES, WireError
+
+BINARY = 53
+SIZES = (1, 2, 255, 256, 1_159, 1_160, 1_161, 1_400, 16_000, 60_000, MAX_MESSAGE_BYTES)
+
+
+def message(size, tag=0):
+    return random.Random(size << 16 | tag).randbytes(size)
+
+
+def send_all(path, messages, *, stream=0):
+    """Queue each as soon as the queue is short."""
+    waiting = list(messages)[::-1]
+
+    def turn():
+        while waiting and path.out.queued_bytes < 100_000:
+            path.out.send(waiting.pop(), stream, BINARY)
+
+    path.on_turn = turn
+
+
+def flood(path, size):
+    path.keep = False
+    data = bytes(size)
+
+    def turn():
+        while path.out.queued_bytes + size <= 262_144:
+            path.out.send(data, 0, BINARY)
+
+    path.on_turn = turn
+
+
+# A path that loses nothing
+
+
+def test_messages_of_every_size_arrive_whole_where_nothing_is_lost(simulate):
+    path = simulate(rate=125e6, queue_bytes=10_000_000)
+    sent = [message(size, tag) for tag in range(5) for size in SIZES]
+    send_all(path, sent)
+    path.run(5)
+    assert [data for _, data in path.delivered] == sent
+    assert path.out.deadline is None, "nothing is due any more"
+
+
+def test_no_packet_is_longer_than_promised_and_small_messages_share_one(simulate):
+    path = simulate(rate=1e9)
+    longest = []
+    path.drop = lambda packet: longest.append(len(packet))
+    send_all(path, [bytes(60)] * 100 + [message(size) for size in SIZES])
+    path.run(1)
+    assert max(longest) <= PAYLOAD_BYTES
+    few = 100 * 76 / PAYLOAD_BYTES + sum(size / 1_160 + 2 for size in SIZES)
+    assert len(longest) <= few
+    assert len(path.delivered) == 100 + len(SIZES)
+
+
+def test_reordering_within_a_few_packets_loses_nothing(simulate):
+    path = simulate(rate=2e6, jitter_s=0.003, queue_bytes=10_000_000)
+    sent = [message(2_000, tag) for tag in range(300)]
+    send_all(path, sent)
+    path.run(5)
+    assert sorted(data for _, data in path.delivered) == sorted(sent)
+    assert path.out.loss == 0
+
+
+@pytest.mark.parametrize("size", [1_400, 16_000, 60_000])
+@pytest.mark.parametrize(
+    ("delay_s", "rate", "queue_bytes"),
+    [(0.0003, 5e6, 100_000), (0.01, 5e6, 50_000), (0.02, 1.25e6, 60_000)],
+)
+def test_a_path_is_filled_and_hardly_overrun(simulate, size, delay_s, rate, queue_bytes):
+    path = simulate(delay_s=delay_s, rate=rate, queue_bytes=queue_bytes)
+    flood(path, size)
+    path.run(2)  # slow start, its one overshoot, recovery
+    before, dropped, packets = path.delivered_bytes, path.dropped_by_queue, path.sent_packets
+    path.run(2)
+    assert path.delivered_bytes - before > 0.75 * 2 * rate
+    assert path.dropped_by_queue - dropped < 0.005 * (path.sent_packets - packets)
+
+
+# A path that loses
+
+
+@pytest.mark.parametrize(("loss", "share"), [(0.001, 0.9), (0.01, 0.7), (0.1, 0.3)])
+def test_datagrams_that_arrive_are_whole_and_single(simulate, loss, share):
+    path = simulate(loss=loss, seed=3)
+    sent = [message(size, tag) for tag in range(40) for size in SIZES[2:]]
+    send_all(path, sent)
+    path.run(60)
+    arrived = [data for _, data in path.delivered]
+    assert len(arrived) == len(set(arrived))
+    assert set(arrived) <= set(sent)
+    assert len(arrived) > share * len(sent)
+    assert path.out.queued_bytes == 0, "every message left, or was given up"
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.02, 0.3])
+def test_reliable_lane_keeps_everything_in_order_beside_lossy_datagrams(simulate, loss):
+    path = simulate(loss=loss, seed=4)
+    sent = [message(random.Random(i).randrange(1, 16_384), i) for i in range(150)]
+    for data in sent:
+        path.out.send_reliable(data, 4, BINARY)
+    send_all(path, [message(3_000, i) for i in range(150)])
+    path.run(900)
+    assert [data for stream, data in path.delivered if stream == 4] == sent
+    assert path.out.reliable_bytes == 0
+
+
+def test_lost_datagram_is_not_sent_again(simulate):
+    path = simulate()
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or len(seen) == 1
+    sent = [message(1_100, tag) for tag in range(30)]
+    send_all(path, sent)
+    path.run(5)
+    assert [data for _, data in path.delivered] == sent[1:]
+    assert sum(len(packet) > 1_000 for packet in seen) == len(sent)
+
+
+def test_rest_of_a_message_that_lost_a_chunk_is_not_sent(simulate):
+    path = simulate(rate=1e6)
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or len(seen) == 2
+    path.out.send(message(60_000), 0, BINARY)
+    path.out.send(message(500), 0, BINARY)
+    path.run(5)
+    assert [len(data) for _, data in path.delivered] == [500]
+    assert sum(map(len, seen)) < 40_000
+
+
+def test_last_message_lost_does_not_block_the_next(simulate):
+    """Nothing that follows shows the loss: the timer gives it up, and it is soon forgotten."""
+    path = simulate()
+    lost = []
+    path.drop = lambda packet: not lost and not lost.append(packet)
+    path.out.send(b"lost", 0, BINARY)
+    path.run(2)
+    assert path.out.deadline is None
+    path.out.send(b"next", 0, BINARY)
+    path.run(1)
+    assert path.delivered == [(0, b"next")]
+
+
+def test_lost_forward_tsn_is_sent_again_while_data_flows(simulate):
+    path = simulate(rate=1e6)
+    data_packets, forwards = [], []
+
+    def drop(packet):
+        if packet[0] == outbound.FORWARD_TSN_TYPE:
+            forwards.append(packet)
+            return len(forwards) == 1
+        data_packets.append(packet)
+        return len(data_packets) == 30
+
+    path.drop = drop
+    send_all(path, [message(1_000, tag) for tag in range(2_000)])
+    path.run(10)
+    assert len(forwards) > 1
+    assert len(path.delivered) == 1_999
+    assert path.out.deadline is None
+
+
+@pytest.mark.parametrize(("loss", "share"), [(0.001, 0.5), (0.01, 0.15)])
+def test_rare_loss_costs_little_throughput(simulate, loss, share):
+    path = simulate(loss=loss, seed=6, rate=5e6)
+    flood(path, 1_400)
+    path.run(6)
+    assert path.delivered_bytes > share * 6 * 5e6
+
+
+def test_a_path_that_was_dead_for_a_while_works_again(simulate):
+    path = simulate()
+    flood(path, 1_400)
+    path.run(1)
+    path.drop = lambda packet: True
+    path.run(10)
+    path.drop = lambda packet: False
+    before = path.delivered_bytes
+    path.run(10)  # the timer had backed off to RTO_MAX_S
+    assert path.delivered_bytes - before > 1_000_000
+
+
+def test_loss_is_estimated(simulate):
+    path = simulate(loss=0.05, seed=7)
+    flood(path, 1_100)
+    path.run(20)
+    assert 0.02 < path.out.loss < 0.1
+
+
+# What a hostile peer may say
+
+
+def test_acknowledgement_of_what_was_never_sent_is_ignored():
+    out = Outbound(100, peer_window=1 << 20)
+    out.send(b"x" * 100, 0, BINARY)
+    out.packet(0.0)
+    out.on_sack(0.1, 105, 1 << 20, [])
+    assert out.deadline is not None
+    out.on_sack(0.1, 100, 1 << 20, [])
+    assert out.deadline is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 0xFFFFFFFF) | st.integers(90, 130),
+            st.integers(0, 0xFFFFFFFF),
+            st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF)), max_size=8),
+        ),
+        max_size=20,
+    )
+)
+def test_no_sack_breaks_the_sender(sacks):
+    out = Outbound(100, peer_window=1 << 20)
+    for size in SIZES:
+        out.send(bytes(size), 0, BINARY)
+        out.send_reliable(bytes(min(size, 16_384)), 4, BINARY)
+    now = 0.0
+    for cumulative, window, gaps in sacks:
+        now += 0.01
+        while out.packet(now, out.forward_tsn(now)):
+            pass
+        out.on_sack(now, cumulative, window, gaps)
+        assert out.queued_bytes >= 0
+        assert out.reliable_bytes >= 0
+        assert 0 <= out.loss <= 1
+    for _ in range(200):
+        now += 10
+        out.on_timeout(now)
+        while out.packet(now, out.forward_tsn(now)):
+            pass
+        out.on_sack(now, out._tsn & 0xFFFFFFFF, 1 << 20, [])
+    assert (out.queued_bytes, out.reliable_bytes) == (0, 0), "the sender still sends"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 0xFFFFFFFF) | st.integers(0, 40),
+            st.integers(0, 7),
+            st.integers(0, 5),
+            st.integers(0, 3),
+            st.binary(min_size=1, max_size=20),
+        ),
+        max_size=60,
+    )
+)
+def test_no_data_breaks_the_receiver(data_chunks):
+    delivered = []
+    into = Inbound(5, ordered_stream=4, deliver=lambda *got: delivered.append(got))
+    for tsn, flags, stream, sequence, data in data_chunks:
+        try:
+            into.data(tsn, flags, stream, sequence, BINARY, data)
+            if not sequence:
+                into.forward(tsn)
+        except WireError:
+            return
+    sack = into.sack()
+    assert len(sack) == struct.unpack_from("!H", sack, 2)[0] if sack else True
+
+
+@given(st.permutations(range(30)), st.data())
+def test_any_order_of_arrival_gives_every_message_once(order, data):
+    """Thirty chunks: messages of one to five, every third ordered; some chunks arrive twice."""
+    pieces, sent = [], []
+    sequence = 0
+    while len(pieces) < 30:
+        count = min(data.draw(st.integers(1, 5)), 30 - len(pieces))
+        is_ordered = len(sent) % 3 == 2
+        parts = [bytes([len(pieces) + i]) * 3 for i in range(count)]
+        for i, part in enumerate(parts):
+            flags = BEGIN * (i == 0) | END * (i == count - 1) | UNORDERED * (not is_ordered)
+            pieces.append((flags, 4 if is_ordered else 1, sequence if is_ordered else 0, part))
+        sequence += is_ordered
+        sent.append((4 if is_ordered else 1, b"".join(parts)))
+    delivered = []
+    first = 0xFFFFFFF0
+    into = Inbound(
+        first - 1,
+        ordered_stream=4,
+        deliver=lambda stream, _, got: delivered.append((stream, got)),
+    )
+    for at in [*order, *order[:5]]:
+        flags, stream, number, part = pieces[at]
+        into.data((first + at) & 0xFFFFFFFF, flags, stream, number, BINARY, part)
+    assert sorted(delivered) == sorted(sent)
+    assert [got for got in delivered if got[0] == 4] == [got for got in sent if got[0] == 4]
+    _, _, _, cumulative, window, gaps, _ = inbound.SACK_HEADER.unpack(into.sack())
+    assert (cumulative, window, gaps) == ((first + 29) & 0xFFFFFFFF, inbound.WINDOW_BYTES, 0)
+
+
+def test_what_never_ends_fills_the_window_and_no_more():
+    into = Inbound(0, ordered_stream=4, deliver=lambda *_: None)
+    part = bytes(1_160)
+    for tsn in range(2, 20_000, 2):
+        into.data(tsn, UNORDERED, 0, 0, BINARY, part)
+    assert inbound.SACK_HEADER.unpack_from(into.sack())[4] < len(part)
+
+
+def test_message_that_grows_too_long_is_a_wire_error():
+    into = Inbound(0, ordered_stream=4, deliver=lambda *_: None)
+    with pytest.raises(WireError):
+        for tsn in range(1, 100):
+            into.data(tsn, UNORDERED | BEGIN * (tsn == 1), 0, 0, BINARY, bytes(1_160))
+
+
+def test_fragments_before_a_forward_tsn_do_not_join_what_follows():
+    delivered = []
+    into = Inbound(0, ordered_stream=4, deliver=lambda *got: delivered.append(got))
+    into.data(1, UNORDERED | BEGIN, 0, 0, BINARY, b"given up")
+    into.forward(2)
+    into.data(3, UNORDERED | BEGIN, 0, 0, BINARY, b"who")
+    into.data(4, UNORDERED | END, 0, 0, BINARY, b"le")
+    assert delivered == [(0, BINARY, b"whole")]
