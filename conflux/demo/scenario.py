@@ -99,7 +99,7 @@ class Demo:
     def _start_guardian(self) -> str:
         data = self._folder / "guardian"
 
-        def guardian(*arguments: str, secret: str | None = None) -> str:
+        def guardian(*arguments: str, secret: str = "") -> str:
             argv = [_program("veilnet-guardian"), *arguments, "--data-dir", str(data)]
             return str(self._world.run(argv, input=secret).stdout).strip()
 
