@@ -1,18 +1,20 @@
-"""A simulated path between the two halves of an association, on a virtual clock."""
+"""A simulated path on a virtual clock, and real pairs of tethers over loopback."""
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import random
 import struct
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+
+from conflux.api import IceServer, Tether, TetherConfig
+from conflux_tether_webrtc.driver import WebRtcTetherDriver
 from conflux_tether_webrtc.inbound import SACK_HEADER, Inbound
-from conflux_tether_webrtc.outbound import DATA_HEADER, FORWARD_TSN, Outbound
+from conflux_tether_webrtc.outbound import FORWARD_TSN, Outbound
 
 RELIABLE_STREAM = 4
 _GAP = struct.Struct("!HH")
@@ -138,3 +140,74 @@ def simulate() -> Callable[..., SimulatedPath]:
 @pytest.fixture
 def chunks_of() -> Callable[[bytes], list[tuple[int, int, bytes]]]:
     return chunks
+
+
+# Real tethers over loopback
+
+
+class End:
+    """One end of a tether; keeps what it is handed."""
+
+    def __init__(self, tether: Tether) -> None:
+        self.tether = tether
+        self.datagrams: list[bytes] = []
+        self.reliable: list[bytes] = []
+        self.closed: list[str] = []
+        self._news = asyncio.Event()
+        tether.attach(self._keep(self.datagrams), self._keep(self.reliable), self._close)
+
+    def _keep(self, where: list[bytes]) -> Callable[[memoryview], None]:
+        def keep(message: memoryview) -> None:
+            where.append(bytes(message))
+            self._news.set()
+
+        return keep
+
+    def _close(self, reason: str) -> None:
+        self.closed.append(reason)
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for messages, or the end, until *condition* holds; it is asked at each."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+
+class Lab:
+    """Two started drivers that know nothing but loopback."""
+
+    def __init__(self, *ice_servers: IceServer) -> None:
+        self.config = TetherConfig(
+            is_overlay=lambda address: str(address) != "127.0.0.1", ice_servers=ice_servers
+        )
+        self.near, self.far = (WebRtcTetherDriver({"allow_loopback": True}) for _ in range(2))
+
+    async def __aenter__(self) -> Lab:
+        await self.near.start(self.config)
+        await self.far.start(self.config)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.near.stop()
+        await self.far.stop()
+
+    async def connect(self) -> tuple[End, End]:
+        offer = await self.near.offer()
+        answer = await self.far.answer(offer.description)
+        ends = End(offer), End(answer)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(offer.connect(bytes(32), answer.description))
+            both.create_task(answer.connect(bytes(32), None))
+        return ends
+
+
+@pytest.fixture
+def lab() -> type[Lab]:
+    return Lab
+
+
+@pytest.fixture
+def make_end() -> type[End]:
+    return End

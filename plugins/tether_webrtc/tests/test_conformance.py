@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from conflux_tether_webrtc.driver import WebRtcTetherDriver
-
 from conflux.api import TetherConfig, TetherDriver
 from conflux.testing import PluginConformance, TetherConformance
+from conflux_tether_webrtc.driver import WebRtcTetherDriver
 
 
 class TestPlugin(PluginConformance):

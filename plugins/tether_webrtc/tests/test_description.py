@@ -5,6 +5,10 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from conflux.api import MAX_DESCRIPTION_BYTES, WireError
 from conflux_tether_webrtc.description import (
     MAX_CANDIDATES,
     CandidateType,
@@ -15,10 +19,6 @@ from conflux_tether_webrtc.description import (
     is_unicast,
 )
 from conflux_tether_webrtc.ice import Reach, remote_candidates
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from conflux.api import MAX_DESCRIPTION_BYTES, WireError
 
 ICE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 

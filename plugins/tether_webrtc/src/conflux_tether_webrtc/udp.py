@@ -45,7 +45,7 @@ def bind(address: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)  # noqa: FBT003 (takes no keyword)
+        sock.settimeout(0)
         sock.bind((address, 0))
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
