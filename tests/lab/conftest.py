@@ -43,21 +43,22 @@ AsNobody = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def as_nobody() -> AsNobody:
-    """Run a command as an ordinary user: `as_nobody(argv, tun_mode="666", timeout_s=120)`.
+    """Run a command as an ordinary user: `as_nobody(argv, timeout_s=120)`.
 
-    Where the tests run as root that is user 65534, who sees a TUN device node of mode *tun_mode*
+    Where the tests run as root that is user 65534, who sees a world-accessible TUN device node
     and an interpreter that it may read, in a mount namespace of its own: the machine's are not
-    touched. Where they run as an ordinary user already, that is who runs the command.
+    touched. Where they run as an ordinary user already, be it as root of a user namespace, that
+    is who runs the command.
     """
     return _as_nobody
 
 
 def _as_nobody(
-    argv: Sequence[str], *, tun_mode: str = "666", timeout_s: float = 120.0
+    argv: Sequence[str], *, timeout_s: float = 120.0
 ) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    if os.geteuid() == 0:
-        script = f"{_private_mounts(tun_mode)}\n{shlex.join([*SET_USER, *argv])}\nexit $?"
+    if _is_root_of_the_machine():
+        script = f"{_private_mounts()}\n{shlex.join([*SET_USER, *argv])}\nexit $?"
         # Not exec: the shell stays PID 1, which reaps what loses its parent.
         argv = [*PRIVATE, "sh", "-c", script]
         env |= {"HOME": "/nonexistent", "USER": "nobody", "TMPDIR": "/mnt/tmp"}
@@ -66,11 +67,16 @@ def _as_nobody(
     )
 
 
+def _is_root_of_the_machine() -> bool:
+    first, outer, count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
+    return os.geteuid() == 0 and (first, outer, count) == (0, 0, 2**32 - 1)
+
+
 PRIVATE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 SET_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
 
 
-def _private_mounts(tun_mode: str) -> str:
+def _private_mounts() -> str:
     """Shell commands, for a private mount namespace, that show nobody what it may not see."""
     hidden = {
         path: cover
@@ -81,7 +87,7 @@ def _private_mounts(tun_mode: str) -> str:
         "set -e",
         "mount -t tmpfs -o mode=755 lab /mnt",
         "mkdir -m 1777 /mnt/tmp",
-        f"mknod -m {tun_mode} /mnt/tun c 10 200",
+        "mknod -m 666 /mnt/tun c 10 200",
         "mount --bind /mnt/tun /dev/net/tun",
     ]
     for number, path in enumerate(hidden):
