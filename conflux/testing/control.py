@@ -22,6 +22,7 @@ from conflux.api import (
     Unavailable,
     Unreachable,
 )
+from conflux.testing import rig
 from conflux.testing.rig import POLL_S, named, not_here, run, settle, until
 
 ALICE, BOB, CAROL, ADDRESS, NEW_ADDRESS, SHARED = (bytes([n]) * TAG_BYTES for n in range(1, 7))
@@ -233,7 +234,7 @@ class ControlConformance(abc.ABC):
             await until(
                 lambda: end.connections == [False, True],  # noqa: B023 (awaited)
                 "the channel to lose its connection and mend it",
-                within_s=30,
+                within_s=3 * rig.WAIT_S,
             )
             assert end.channel.connected
         await alice.get_across(BOB, b"after", bob)

@@ -29,12 +29,14 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
-async def until(condition: Callable[[], bool], what: str, *, within_s: float = WAIT_S) -> None:
+async def until(condition: Callable[[], bool], what: str, *, within_s: float | None = None) -> None:
     """Wait until *condition* holds; fail the test with *what* if it does not in time.
 
-    Real devices and sockets have no event that says "it got there", hence the polling. It can
-    only end by the condition or by failing, so a slow machine changes no outcome.
+    *within_s* is WAIT_S if not given. Real devices and sockets have no event that says "it got
+    there", hence the polling. It can only end by the condition or by failing, so a slow machine
+    changes no outcome.
     """
+    within_s = WAIT_S if within_s is None else within_s
     try:
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110 (the condition belongs to a driver)

@@ -23,6 +23,7 @@ from conflux.api import (
     Unavailable,
     WireError,
 )
+from conflux.testing import rig
 from conflux.testing.rig import named, not_here, run, settle, until
 
 MAX_RELIABLE_BYTES = 16_384
@@ -295,7 +296,11 @@ class TetherConformance(abc.ABC):
         while near.tether.send_reliable(_message(MAX_RELIABLE_BYTES, tag=taken)):
             taken += 1
             assert taken * MAX_RELIABLE_BYTES < QUEUE_LIMIT_BYTES, "the queue has no end"
-        await until(lambda: len(far.reliable) >= taken, "all that was taken to arrive", within_s=30)
+        await until(
+            lambda: len(far.reliable) >= taken,
+            "all that was taken to arrive",
+            within_s=3 * rig.WAIT_S,
+        )
         assert far.reliable == [_message(MAX_RELIABLE_BYTES, tag=i) for i in range(taken)]
         await near.send_reliable(b"room again")
 
@@ -384,11 +389,9 @@ class TetherConformance(abc.ABC):
         self, near: TetherDriver, far: TetherDriver
     ) -> None:
         offer = await near.offer()
+        _check_description(offer.description)
         answer = await far.answer(offer.description)
-        for tether in (offer, answer):
-            assert type(tether.description) is bytes
-            assert 0 < len(tether.description) <= MAX_DESCRIPTION_BYTES
-            assert SECRET not in tether.description
+        _check_description(answer.description)
 
     @_with_drivers
     async def test_malformed_offers_are_wire_errors(
@@ -456,6 +459,12 @@ class TetherConformance(abc.ABC):
         for tether in (offer, answer, offer):
             tether.close()
         await connect(near, far)
+
+
+def _check_description(description: bytes) -> None:
+    assert type(description) is bytes
+    assert 0 < len(description) <= MAX_DESCRIPTION_BYTES
+    assert SECRET not in description
 
 
 async def _send_all(end: TetherEnd, messages: list[bytes]) -> None:
