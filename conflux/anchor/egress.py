@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from conflux.anchor.route import Reach
+from conflux.anchor.route import Reach, Route
 from conflux.anchor.stream import Session, Spent
-from conflux.anchor.timers import Timers
+from conflux.anchor.timers import Timer, Timers
 from conflux.api import Layout, WireError
 from conflux.wire import ip
 from conflux.wire.credentials import Network
@@ -29,6 +29,7 @@ WAITING_S = 5.0
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 30.0
 MAX_EGRESSERS = 4_096
+_EMPTY = memoryview(bytes((Layout.BARE,)))
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,7 @@ class Egresser:
     backoff_s: float = BACKOFF_S
     waiting: deque[tuple[float, bytes]] = field(default_factory=deque)
     waiting_bytes: int = 0
+    expiry: Timer | None = None
 
 
 class Egress:
@@ -121,11 +123,26 @@ class Egress:
             self._wait(egresser, superframe, now)
             return
         try:
-            frame = session.out.seal(superframe, now=now)
+            self._seal_and_send(session, route, superframe, now)
         except Spent:
             self._wait(egresser, superframe, now)
             self._on_spent(session, now)
-            return
+
+    def greet(self, session: Session, reach: Reach, *, now: float) -> bool:
+        """Send an empty superframe, which proves that we hold the keys; False without a route."""
+        route = reach.choose(0)
+        if route is None:
+            return False
+        try:
+            self._seal_and_send(session, route, _EMPTY, now)
+        except Spent:
+            self._on_spent(session, now)
+        return True
+
+    def _seal_and_send(
+        self, session: Session, route: Route, superframe: memoryview, now: float
+    ) -> None:
+        frame = session.out.seal(superframe, now=now)
         session.last_sent = now
         if not route.send(frame, now=now):
             self._counters["egress_full"] += 1
@@ -159,6 +176,24 @@ class Egress:
             if egresser.reach is reach and egresser.waiting:
                 for superframe in self._drain(egresser):
                     self._send(egresser, 0, memoryview(superframe), now)
+
+    def refused(self, covers: Callable[[bytes], bool], now: float) -> None:
+        """A handshake ended without streams: whoever asked for it has failed."""
+        for egresser in list(self._egressers.values()):
+            if covers(egresser.address):
+                self.ask_failed(egresser, now)
+
+    def retry(self) -> None:
+        """Something changed for the better: nobody waits out his back-off."""
+        for egresser in self._egressers.values():
+            egresser.retry_at, egresser.backoff_s = 0.0, BACKOFF_S
+
+    def forget(self) -> None:
+        """Drop everything that waits; ask for nothing any more."""
+        for egresser in self._egressers.values():
+            self._drain(egresser)
+        self._egressers.clear()
+        self._sessions.clear()
 
     def ask_failed(self, egresser: Egresser, now: float) -> None:
         """Nobody answered: drop what waits, ask again later and later."""
@@ -209,19 +244,22 @@ class Egress:
         if full or self._waiting_bytes + size > WAITING_TOTAL_BYTES:
             self._counters["packet_waited_in_vain"] += 1
             return
-        if not egresser.waiting:
-            self._timers.at(now + WAITING_S, lambda now: self._expire(egresser, now))
+        if egresser.expiry is None:
+            self._expire_after(egresser, now + WAITING_S)
         egresser.waiting.append((now, bytes(superframe)))
         egresser.waiting_bytes += size
         self._waiting_bytes += size
 
+    def _expire_after(self, egresser: Egresser, when: float) -> None:
+        egresser.expiry = self._timers.at(when, lambda now: self._expire(egresser, now))
+
     def _expire(self, egresser: Egresser, now: float) -> None:
-        while egresser.waiting and now - egresser.waiting[0][0] >= WAITING_S:
+        egresser.expiry = None
+        while egresser.waiting and now >= egresser.waiting[0][0] + WAITING_S:
             self._take_first(egresser)
             self._counters["packet_waited_in_vain"] += 1
         if egresser.waiting:
-            due = egresser.waiting[0][0] + WAITING_S
-            self._timers.at(due, lambda now: self._expire(egresser, now))
+            self._expire_after(egresser, egresser.waiting[0][0] + WAITING_S)
 
     def _drain(self, egresser: Egresser) -> list[bytes]:
         drained = []

@@ -25,11 +25,13 @@ from conflux.anchor.handshake import (
 )
 from conflux.anchor.identity import CLOCK_SKEW_S, Peer, node_tag
 from conflux.anchor.limits import RateLimit, SeenNonces
+from conflux.anchor.seal import HybridKey
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.world import World
 from conflux.api import NodeId, Tether, WireError
 from conflux.wire.control import (
     REF_BYTES,
+    Ask,
     AuthLevel,
     Description,
     Kind,
@@ -68,47 +70,80 @@ class Established:
     secrets: Secrets
     asked: bool
     """Whether this node asked: which of the two streams is its own."""
+    order: tuple[int, bytes]
+    """When it was asked for, and the Ask's nonce: of two handshakes both ends prefer one."""
 
 
-@dataclass(slots=True, eq=False)
-class _Asked:
+@dataclass(eq=False, kw_only=True)
+class _Step:
+    """A handshake that waits for the peer's next message; `key` opens that message.
+
+    A worker thread may be using the key when the step ends: then it is erased after that.
+    """
+
+    key: HybridKey
+    deadline: Timer
+    verifying: bool = False
+    ended: bool = False
+
+    def verified(self) -> None:
+        """The thread is done with the key, whatever it found."""
+        self.verifying = False
+        if self.ended:
+            self.key.erase()
+
+    def end(self) -> None:
+        self.deadline.cancel()
+        self.ended = True
+        if not self.verifying:
+            self.key.erase()
+
+
+@dataclass(eq=False, kw_only=True)
+class _Asked(_Step):
     pending: PendingAsk
     tag: bytes
     failed: Callable[[float], None]
-    deadline: Timer
     repeats: list[Timer] = field(default_factory=list)
     yielded: bool = False
-    """A crossing Ask won: this one is not repeated any more, but still runs out."""
-    verifying: bool = False
+    """A crossing Ask won: this one waits for nothing any more, but still runs out."""
 
     @property
     def target(self) -> Target:
         return self.pending.ask.target
 
-    def stop(self) -> None:
-        self.deadline.cancel()
+    @property
+    def purpose(self) -> Purpose:
+        return self.pending.ask.purpose
+
+    def is_to(self, peer: Peer) -> bool:
+        if self.target.kind is TargetKind.ADDRESS:
+            return peer.covers(self.target.value)
+        return self.target.value == peer.node_id
+
+    def end(self) -> None:
+        super().end()
         for repeat in self.repeats:
             repeat.cancel()
-        self.pending.key.erase()
 
 
-@dataclass(slots=True, eq=False)
-class _Answered:
+@dataclass(eq=False, kw_only=True)
+class _Answered(_Step):
     pending: PendingAnswer
     sender: bytes
     tether: Tether | None
-    deadline: Timer
-    verifying: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Opened:
+    """An Open that is repeated until the peer's first frame, and sent again for each Answer."""
+
     message: bytes
     tag: bytes
     node: NodeId
     repeats: list[Timer]
 
-    def stop(self) -> None:
+    def stop_repeating(self) -> None:
         for repeat in self.repeats:
             repeat.cancel()
 
@@ -128,6 +163,7 @@ class Exchange:
         has_tether: Callable[[NodeId], bool],
         join_tether: Callable[[Peer, Tether], Callable[[float], None]],
         on_established: Callable[[Established, float], None],
+        on_opened_again: Callable[[NodeId, float], None],
         auth_level: AuthLevel = AuthLevel.HANDSHAKE,
     ) -> None:
         self._standing = standing
@@ -139,14 +175,17 @@ class Exchange:
         self._has_tether = has_tether
         self._join_tether = join_tether
         self._on_established = on_established
+        self._on_opened_again = on_opened_again
         self._auth_level = auth_level
         self._asked: dict[bytes, _Asked] = {}
         self._working: dict[bytes, bytes] = {}
         self._answered: dict[bytes, _Answered] = {}
         self._answers: dict[bytes, tuple[bytes, bytes]] = {}
+        self._established: dict[bytes, NodeId] = {}
         self._opened: dict[bytes, _Opened] = {}
         self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
+        self._offers = RateLimit(per_s=1 / RELAY_ASK_DEADLINE_S, burst=1)
 
     # A's side
 
@@ -181,7 +220,7 @@ class Exchange:
         anybody = target.kind is TargetKind.ANY_RELAY
         after_s = RELAY_ASK_DEADLINE_S if anybody else ASK_DEADLINE_S
         deadline = self._timers.at(now + after_s, lambda now: self._ask_ran_out(ref, now))
-        asked = _Asked(pending, tag, failed, deadline)
+        asked = _Asked(key=pending.key, deadline=deadline, pending=pending, tag=tag, failed=failed)
         if not anybody:
             asked.repeats = [
                 self._timers.at(now + after, lambda _: self._repeat_ask(asked))
@@ -193,29 +232,30 @@ class Exchange:
 
     def is_asking(self, purpose: Purpose, target: Target) -> bool:
         return any(
-            asked.target == target and asked.pending.ask.purpose is purpose
-            for asked in self._asked.values()
+            asked.target == target and asked.purpose is purpose for asked in self._asked.values()
         )
 
     def confirmed(self, node: NodeId) -> None:
         """*node* has shown that it got our Open: stop repeating it."""
         for opened in self._opened.values():
             if opened.node == node:
-                opened.stop()
+                opened.stop_repeating()
 
     def forget(self) -> None:
         """Drop everything, erasing keys."""
         for asked in self._asked.values():
-            asked.stop()
+            asked.end()
         for answered in self._answered.values():
-            answered.deadline.cancel()
-            answered.pending.key.erase()
+            answered.end()
             if answered.tether is not None:
                 answered.tether.close()
         for opened in self._opened.values():
-            opened.stop()
+            opened.stop_repeating()
         self._asked.clear()
+        self._working.clear()
         self._answered.clear()
+        self._answers.clear()
+        self._established.clear()
         self._opened.clear()
 
     def _repeat_ask(self, asked: _Asked) -> None:
@@ -224,7 +264,7 @@ class Exchange:
 
     def _ask_ran_out(self, ref: bytes, now: float) -> None:
         asked = self._asked.pop(ref)
-        asked.stop()
+        asked.end()
         asked.failed(now)
 
     # Messages
@@ -240,7 +280,7 @@ class Exchange:
             elif kind is Kind.ANSWER:
                 self._received_answer(body, now)
             else:
-                self._received_open(body)
+                self._received_open(body, now)
         except WireError as error:
             self._dropped(error)
 
@@ -264,7 +304,7 @@ class Exchange:
         self._working[ref] = sender
         self._world.defer(
             lambda: me.verify(received.ask, wall),
-            lambda peer, _: self._certified(ref, me, received, peer),
+            lambda peer, now: self._certified(ref, me, received, peer, now),
             lambda error, _: self._gave_up(ref, error),
         )
 
@@ -275,7 +315,7 @@ class Exchange:
             self._world.publish(opened.tag, opened.message)
             return
         asked = self._asked.get(body[:REF_BYTES])
-        if asked is None or asked.verifying:
+        if asked is None or asked.verifying or asked.yielded:
             self._counters["answer_unexpected"] += 1
             return
         me, wall, pending = self._standing(), self._wall(now), asked.pending
@@ -286,7 +326,11 @@ class Exchange:
             lambda error, _: self._answer_false(asked, error),
         )
 
-    def _received_open(self, body: bytes) -> None:
+    def _received_open(self, body: bytes, now: float) -> None:
+        node = self._established.get(body[:REF_BYTES])
+        if node is not None:
+            self._on_opened_again(node, now)
+            return
         answered = self._answered.get(body[:REF_BYTES])
         if answered is None or answered.verifying:
             self._counters["open_unexpected"] += 1
@@ -303,13 +347,14 @@ class Exchange:
 
     def _answer_false(self, asked: _Asked, error: WireError) -> None:
         # Whoever forged it must not keep the true Answer out.
-        asked.verifying = False
+        asked.verified()
         self._dropped(error)
 
     def _answer_verified(self, asked: _Asked, me: Standing, received: ReceivedAnswer) -> None:
-        if self._asked.pop(asked.pending.ref, None) is None:
+        asked.verified()
+        if asked.yielded or self._asked.pop(asked.pending.ref, None) is None:
             return
-        asked.stop()
+        asked.end()
         offer = received.answer.tether
         if offer.kind in self._tether_kinds and not self._has_tether(received.peer.node_id):
             self._world.answer_tether(
@@ -351,34 +396,44 @@ class Exchange:
     ) -> None:
         answer, peer = received.answer, received.peer
         tag = node_tag(me.grant.plane_key, peer.node_id)
+        purpose = received.pending.ask.purpose
+        # Without streams or a tether to be nothing hangs on it: it only lets the peer forget.
+        matters = purpose is Purpose.STREAM or tether is not None
         repeats = [
             self._timers.at(now + after, lambda _: self._world.publish(tag, message))
-            for after in OPEN_REPEAT_S
+            for after in (OPEN_REPEAT_S if matters else ())
         ]
         ref = message_ref(received.message)
         opened = self._opened[ref] = _Opened(message, tag, peer.node_id, repeats)
-        repeats.append(
-            self._timers.at(now + OPEN_DEADLINE_S, lambda _: self._opened_over(ref, opened))
-        )
+        self._timers.at(now + OPEN_DEADLINE_S, lambda _: self._over(ref))
         self._world.publish(tag, message)
-        purpose = received.pending.ask.purpose
         done = Established(
-            purpose, peer, received.teams, answer.suite, answer.auth_level, secrets, asked=True
+            purpose,
+            peer,
+            received.teams,
+            answer.suite,
+            answer.auth_level,
+            secrets,
+            asked=True,
+            order=_order(received.pending.ask),
         )
-        self._finish(done, tether, None, now)
+        self._finish(done, tether, None, opened.stop_repeating, now)
 
-    def _opened_over(self, ref: bytes, opened: _Opened) -> None:
-        opened.stop()
-        self._opened.pop(ref, None)
+    def _over(self, answer_ref: bytes) -> None:
+        self._opened.pop(answer_ref, None)
 
     # B, after the Ask and after the Open
 
-    def _certified(self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer) -> None:
-        if self._crossing_ask_wins(me, received.ask.purpose, peer):
+    def _certified(
+        self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer, now: float
+    ) -> None:
+        if not self._is_worth_answering(me, received.ask.purpose, peer, now):
             self._working.pop(ref, None)
             return
         kinds = [kind for kind in self._tether_kinds if kind in received.ask.tether_kinds]
-        if kinds and not self._has_tether(peer.node_id):
+        # Who asks for a tether alone has none, even if we think that there is one.
+        wanted = received.ask.purpose is Purpose.TETHER or not self._has_tether(peer.node_id)
+        if kinds and wanted:
             self._world.offer_tether(
                 kinds[0],
                 lambda tether, _: self._answer(ref, me, received, peer, kinds[0], tether),
@@ -386,21 +441,27 @@ class Exchange:
         else:
             self._answer(ref, me, received, peer, "", None)
 
+    def _is_worth_answering(self, me: Standing, purpose: Purpose, peer: Peer, now: float) -> bool:
+        if self._crossing_ask_wins(me, purpose, peer):
+            self._counters["ask_crossed"] += 1
+            return False
+        # Several Asks for "any relay" may have been drawn to this one: one tether is enough.
+        if purpose is Purpose.TETHER and not self._offers.allows(peer.node_id, now=now):
+            self._counters["ask_doubled"] += 1
+            return False
+        return True
+
     def _crossing_ask_wins(self, me: Standing, purpose: Purpose, peer: Peer) -> bool:
         """Tell whether our own Ask to *peer* stands; if not, it yields."""
-        for asked in self._asked.values():
-            target = asked.target
-            if asked.pending.ask.purpose is not purpose or target.kind is TargetKind.ANY_RELAY:
-                continue
-            is_peer = (
-                peer.covers(target.value)
-                if target.kind is TargetKind.ADDRESS
-                else target.value == peer.node_id
-            )
-            if is_peer and me.node_id < peer.node_id:
-                return True
-            if is_peer:
-                asked.yielded = True
+        crossing = [
+            asked
+            for asked in self._asked.values()
+            if asked.purpose is purpose and asked.is_to(peer)
+        ]
+        if crossing and me.node_id < peer.node_id:
+            return True
+        for asked in crossing:
+            asked.yielded = True
         return False
 
     def _answer(
@@ -437,31 +498,37 @@ class Exchange:
         deadline = self._timers.at(
             now + OPEN_DEADLINE_S, lambda _: self._answer_ran_out(ref, ask_ref)
         )
-        self._answered[ref] = _Answered(pending, sender, tether, deadline)
+        self._answered[ref] = _Answered(
+            key=pending.key, deadline=deadline, pending=pending, sender=sender, tether=tether
+        )
         self._answers[ask_ref] = (tag, pending.message)
         self._world.publish(tag, pending.message)
 
     def _answer_ran_out(self, ref: bytes, ask_ref: bytes) -> None:
         self._answers.pop(ask_ref, None)
+        self._established.pop(ref, None)
         answered = self._answered.pop(ref, None)
         if answered is None:
             return
-        answered.pending.key.erase()
+        answered.end()
         if answered.tether is not None:
             answered.tether.close()
 
     def _open_false(self, answered: _Answered, error: WireError) -> None:
-        answered.verifying = False
+        answered.verified()
         self._dropped(error)
 
     def _open_verified(
         self, answered: _Answered, opening: Open, secrets: Secrets, now: float
     ) -> None:
+        answered.verified()
         pending, tether = answered.pending, answered.tether
         if self._answered.pop(pending.ref, None) is None:
             return
         pending.key.erase()
-        if tether is not None and not opening.tether.kind:
+        # The deadline stays: until then repeated Asks and Opens are known for what they are.
+        self._established[pending.ref] = pending.peer.node_id
+        if tether is not None and opening.tether.kind != pending.answer.tether.kind:
             tether.close()
             tether = None
         done = Established(
@@ -472,14 +539,25 @@ class Exchange:
             pending.answer.auth_level,
             secrets,
             asked=False,
+            order=_order(pending.received.ask),
         )
-        self._finish(done, tether, opening.tether.data, now)
+        self._finish(done, tether, opening.tether.data, _nothing, now)
 
     # Both
 
     def _finish(
-        self, done: Established, tether: Tether | None, remote: bytes | None, now: float
+        self,
+        done: Established,
+        tether: Tether | None,
+        remote: bytes | None,
+        confirmed: Callable[[], None],
+        now: float,
     ) -> None:
+        for asked in list(self._asked.values()):
+            if asked.purpose is done.purpose and asked.is_to(done.peer):
+                # Another handshake came first: an Ask that crossed, or one to another address.
+                del self._asked[asked.pending.ref]
+                asked.end()
         if tether is not None:
             joined = self._join_tether(done.peer, tether)
             self._world.connect_tether(
@@ -487,12 +565,20 @@ class Exchange:
                 done.secrets.tether,
                 remote,
                 deadline_s=CONNECT_DEADLINE_S,
-                then=lambda up, now: self._connected(joined, up, now),
+                then=lambda up, now: self._connected(joined, confirmed, up, now),
             )
         self._on_established(done, now)
 
-    def _connected(self, joined: Callable[[float], None], up: bool, now: float) -> None:
+    def _connected(
+        self,
+        joined: Callable[[float], None],
+        confirmed: Callable[[], None],
+        up: bool,
+        now: float,
+    ) -> None:
         if up:
+            # The tether's secret came out of the handshake: the peer has seen our Open.
+            confirmed()
             joined(now)
         else:
             self._counters["tether_failed"] += 1
@@ -505,3 +591,11 @@ class Exchange:
 
     def _dropped(self, error: WireError) -> None:
         self._counters[f"control: {error}"] += 1
+
+
+def _order(ask: Ask) -> tuple[int, bytes]:
+    return ask.time_ms, ask.nonce
+
+
+def _nothing() -> None:
+    """For the end that has nothing to repeat."""

@@ -34,6 +34,12 @@ class Ingress:
     def remove(self, stream: InStream) -> None:
         self._streams.pop(stream.stream_id, None)
 
+    def knows(self, frame: memoryview) -> bool:
+        """Tell whether *frame* claims to be of a stream that this node has."""
+        if len(frame) < HEADER_BYTES:
+            return True
+        return INNER.unpack_from(frame, OUTER.size)[0] in self._streams
+
     def take(self, frame: memoryview, *, now: float) -> Session | None:
         """Deliver a frame; return its session if it proved genuine. Never raises."""
         if len(frame) < HEADER_BYTES:

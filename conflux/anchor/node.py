@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from conflux.anchor.egress import Egress, Egresser
-from conflux.anchor.exchange import Established, Exchange
+from conflux.anchor.exchange import OPEN_DEADLINE_S, Established, Exchange
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import (
     PUSH_BINDING,
@@ -31,11 +31,12 @@ from conflux.anchor.route import Reach, Routing
 from conflux.anchor.stream import InStream, OutStream, Session
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timers
+from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import LinkSample, NodeId, Router, WireError
 from conflux.wire import inband
 from conflux.wire.control import Kind, Purpose, Target, TargetKind, read_envelope
-from conflux.wire.credentials import Grant
+from conflux.wire.credentials import Grant, TeamKey
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
 STREAM_IDLE_S = 60.0
@@ -44,8 +45,12 @@ INBOUND_IDLE_S = 90.0
 TETHER_IDLE_S = 75.0
 NO_ROUTE_S = 10.0
 """A session that no route reaches for this long is closed: the peer may have started anew."""
-SUPERSEDED_S = 5.0
-"""How long a replaced inbound stream still opens frames that are on their way."""
+SUPERSEDED_S = OPEN_DEADLINE_S
+"""How long a replaced inbound stream still opens frames: the peer may not know yet."""
+AT_ONCE_S = 15.0
+"""Two handshakes of one pair within this time: the one asked for later stands, at both ends."""
+UNCONFIRMED_S = 12.0
+"""A session whose peer sent no frame for this long is closed: it did not get our Open."""
 HOUSEKEEPING_S = 5.0
 
 
@@ -68,7 +73,8 @@ class Anchor:
         self._world = world
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
         me, entropy, counters = standing.node_id, standing.entropy, self.counters
-        router.start(me, int.from_bytes(entropy(8), "big"))
+        weigher = Weigher(router, counters)
+        weigher.start(me, int.from_bytes(entropy(8), "big"))
         self.neighbours = Neighbours(
             self.timers,
             world.now,
@@ -89,13 +95,16 @@ class Anchor:
             has_tether=lambda node: self.neighbours.get(node) is not None,
             join_tether=self.neighbours.join,
             on_established=self._established,
+            on_opened_again=self._opened_again,
         )
         self.ingress = Ingress(world, counters)
         self.egress = Egress(
             self.timers,
             counters,
             ask=self._ask_address,
-            want=lambda session, now: self.routing.want(session.peer, now=now),
+            want=lambda session, now: self.routing.want(
+                session.peer, is_ready=session.confirmed, now=now
+            ),
             on_spent=lambda session, now: self._close(session, "key spent", now),
         )
         self.routing = Routing(
@@ -103,13 +112,11 @@ class Anchor:
             world,
             self.timers,
             self.neighbours,
-            router,
+            weigher,
             entropy,
-            counters,
             ask_relay=self._ask_relay,
             ask_node=self._ask_node,
-            on_reachable=self.egress.flush,
-            on_confirmed=self.exchange.confirmed,
+            on_reachable=self._reachable,
         )
         self.relay = Relay(
             me,
@@ -148,16 +155,12 @@ class Anchor:
 
     def renew(self, standing: Standing, *, now: float) -> None:
         """Take on a new grant: sessions whose common teams are not all still ours are closed."""
-        self.standing = standing
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
-        self._serve(standing.grant)
-        ours = {(team.team_id, team.key) for team in standing.grant.teams}
-        for session in list(self.sessions.values()):
-            if not all((team.team_id, team.key) in ours for team in session.teams):
-                self._close(session, "team changed", now)
+        self._take_on(standing, now)
 
     def close(self, *, now: float) -> None:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
+        self.egress.forget()
         for session in list(self.sessions.values()):
             self._close(session, "node stops", now)
         for neighbour in self.neighbours.all():
@@ -180,12 +183,27 @@ class Anchor:
     def _granted(self, grant: Grant, now: float) -> None:
         me = self.standing
         if grant.revision > me.grant.revision:
+            # Guardian's clock, but the Master may have held the message back: it cannot have come
+            # early, so it may set our clock forward only.
+            self._clock_offset_s = max(self._clock_offset_s, grant.time_ms / 1000 - now)
             standing = Standing(me.crypto, me.entropy, me.identity, me.guardian, grant)
-            self.renew(standing, now=now)
+            self._take_on(standing, now)
             self._world.granted(grant)
 
     def _grant_false(self, error: WireError) -> None:
         self.counters[f"grant: {error}"] += 1
+
+    def _take_on(self, standing: Standing, now: float) -> None:
+        self.standing = standing
+        self._serve(standing.grant)
+        self.egress.retry()
+        for session in list(self.sessions.values()):
+            if not self._are_ours(session.teams):
+                self._close(session, "team changed", now)
+
+    def _are_ours(self, teams: Sequence[TeamKey]) -> bool:
+        ours = {(team.team_id, team.key) for team in self.standing.grant.teams}
+        return all((team.team_id, team.key) in ours for team in teams)
 
     def _serve(self, grant: Grant) -> None:
         interfaces = grant.certificate.addresses
@@ -224,10 +242,30 @@ class Anchor:
     # Sessions
 
     def _established(self, done: Established, now: float) -> None:
-        if done.purpose is Purpose.TETHER or not self._supersedes(done.peer, now):
+        if done.purpose is Purpose.TETHER:
             return
-        secrets = done.secrets
-        ours, theirs = secrets.ask_to_answer, secrets.answer_to_ask
+        if not self._may_talk(done):
+            self.egress.refused(done.peer.covers, now)
+            return
+        session = self._session(done, now)
+        if session.inbound is not None:
+            self.ingress.add(session.inbound)
+        former = self.sessions.get(session.node_id)
+        if former is not None and former.order > session.order and now - former.opened < AT_ONCE_S:
+            self._retire(session, now)
+            return
+        self.sessions[session.node_id] = session
+        self.egress.bind(session, now=now)
+        if former is not None:
+            self._retire(former, now)
+        if not done.asked:
+            self._greet(session, now)
+        self._close_older_starts(done.peer, now)
+        addresses = done.peer.certificate.addresses
+        self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
+
+    def _session(self, done: Established, now: float) -> Session:
+        ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
         if not done.asked:
             ours, theirs = theirs, ours
         session = Session(
@@ -239,31 +277,53 @@ class Anchor:
             opened=now,
             last_sent=now,
             last_received=now,
+            order=done.order,
+            # Who answered has seen the Open; who asked waits for the first frame.
+            confirmed=not done.asked,
         )
         session.inbound = InStream(theirs, session)
-        former = self.sessions.get(session.node_id)
-        self.sessions[session.node_id] = session
-        self.ingress.add(session.inbound)
-        self.egress.bind(session, now=now)
-        if former is not None:
-            self._retire(former, now)
-        addresses = done.peer.certificate.addresses
-        self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
+        return session
 
-    def _supersedes(self, peer: Peer, now: float) -> bool:
-        """Close older starts of the same conflux; False if *peer* is itself an older one."""
-        for session in list(self.sessions.values()):
+    def _may_talk(self, done: Established) -> bool:
+        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
+        if not self._are_ours(done.teams):
+            self.counters["team_changed_meanwhile"] += 1
+            return False
+        mine = done.peer.certificate
+        for session in self.sessions.values():
             other = session.peer.certificate
-            if other.conflux_id != peer.certificate.conflux_id or session.node_id == peer.node_id:
-                continue
-            if other.serial > peer.certificate.serial:
+            if other.conflux_id == mine.conflux_id and other.serial > mine.serial:
                 self.counters["peer_superseded"] += 1
                 return False
+        return True
+
+    def _close_older_starts(self, peer: Peer, now: float) -> None:
+        mine = peer.certificate
+        for session in list(self.sessions.values()):
+            other = session.peer.certificate
+            if other.conflux_id != mine.conflux_id or session.node_id == peer.node_id:
+                continue
             self._close(session, "peer started anew", now)
             neighbour = self.neighbours.get(session.node_id)
             if neighbour is not None:
                 self.neighbours.drop(neighbour, "peer started anew", now=now)
-        return True
+
+    def _greet(self, session: Session, now: float) -> None:
+        """Show the peer by an empty frame that we hold the keys, as soon as there is a way."""
+        reach = self.routing.want(session.peer, is_ready=True, now=now)
+        session.owes_greeting = not self.egress.greet(session, reach, now=now)
+
+    def _opened_again(self, node: NodeId, now: float) -> None:
+        """The peer repeats its Open: our first frame was lost."""
+        session = self.sessions.get(node)
+        if session is not None:
+            self._greet(session, now)
+
+    def _reachable(self, reach: Reach, now: float) -> None:
+        session = self.sessions.get(reach.node_id)
+        if session is not None and session.owes_greeting:
+            self._greet(session, now)
+        self.egress.flush(reach, now)
 
     def _retire(self, former: Session, now: float) -> None:
         """A new session took over: the old inbound stream stays for what is on its way."""
@@ -279,7 +339,7 @@ class Anchor:
         if session.inbound is not None:
             self.ingress.remove(session.inbound)
         self.sessions.pop(session.node_id, None)
-        self.routing.release(session.node_id, now=now)
+        self.routing.release(session.node_id)
         self.egress.unbind(session, now=now)
         self._world.stream_closed(session.node_id, reason)
 
@@ -314,9 +374,13 @@ class Anchor:
                 self.relay.forward(message, hop_limit, hop, now=now)
                 return
         session = self.ingress.take(message, now=now)
-        if session is not None and not session.confirmed:
+        if session is None:
+            if not self.ingress.knows(message):
+                self.relay.complain(neighbour, label, now=now)
+        elif not session.confirmed:
             session.confirmed = True
             self.exchange.confirmed(session.node_id)
+            self.routing.ready(session.node_id, now=now)
 
     def _inband(self, neighbour: Neighbour, message: inband.Message, now: float) -> None:
         if isinstance(message, inband.SetupOk):
@@ -325,12 +389,21 @@ class Anchor:
             ours = self.routing.set_up_failed(neighbour, message, now)
         elif isinstance(message, inband.Teardown):
             ours = self.routing.torn_down(neighbour, message.route_id, now)
+        elif isinstance(message, inband.LabelUnknown) and message.label == LABEL_HERE:
+            ours = self._forgotten_by(neighbour, now)
         elif isinstance(message, inband.LabelUnknown):
             ours = self.routing.label_unknown(neighbour, message.label, now)
         else:
             ours = False
         if not ours:
             self.relay.received(neighbour, message, now)
+
+    def _forgotten_by(self, neighbour: Neighbour, now: float) -> bool:
+        """*neighbour* does not know our stream to it; while the Open is under way that is fine."""
+        session = self.sessions.get(neighbour.node_id)
+        if session is not None and now - session.opened > OPEN_DEADLINE_S:
+            self._close(session, "forgotten by the peer", now)
+        return True
 
     def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         self.relay.neighbour_up(neighbour, now)
@@ -353,20 +426,29 @@ class Anchor:
         self.relay.drop_idle(now)
         self.egress.drop_idle(now)
         for neighbour in self.neighbours.all():
-            in_use = neighbour.labels or self.routing.get(neighbour.node_id) is not None
-            if not in_use and now - neighbour.last_data > TETHER_IDLE_S:
-                self.neighbours.drop(neighbour, "idle", now=now)
+            self._check_neighbour(neighbour, now)
         self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
+
+    def _check_neighbour(self, neighbour: Neighbour, now: float) -> None:
+        in_use = self.routing.uses(neighbour) or self.relay.uses(neighbour)
+        if self.wall(now) >= neighbour.peer.certificate.not_after:
+            self.neighbours.drop(neighbour, "certificate ended", now=now)
+        elif not in_use and now - neighbour.last_data > TETHER_IDLE_S:
+            self.neighbours.drop(neighbour, "idle", now=now)
 
     def _check_session(self, session: Session, now: float) -> None:
         sent_s, received_s = now - session.last_sent, now - session.last_received
         reach: Reach | None = self.routing.get(session.node_id)
         since = reach.without_route_since if reach is not None else None
-        if since is not None and now - since > NO_ROUTE_S:
+        if self.wall(now) >= session.peer.certificate.not_after:
+            self._close(session, "certificate ended", now)
+        elif not session.confirmed and now - session.opened > UNCONFIRMED_S:
+            self._close(session, "not confirmed", now)
+        elif since is not None and min(now - since, received_s) > NO_ROUTE_S:
             self._close(session, "no route", now)
         elif sent_s > STREAM_IDLE_S and received_s > INBOUND_IDLE_S:
             self._close(session, "idle", now)
-        elif sent_s > STREAM_IDLE_S and reach is not None:
+        elif sent_s > STREAM_IDLE_S:
             # Our stream is over; the peer's to us is its own affair.
             self.egress.unbind(session, now=now)
-            self.routing.release(session.node_id, now=now)
+            self.routing.release(session.node_id)

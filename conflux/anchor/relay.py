@@ -1,6 +1,8 @@
 """Relaying: labels are switched, frames are never opened (docs/protocol/route.md).
 
     Setup from the previous node ──► (tether to the next) ──► Setup on ──► SETUP_OK back
+    WAITING: no tether yet       PASSED_ON: no answer yet    CARRIED: it has a label
+        └──── 6 s, refused, a tether lost, torn down: forgotten, both sides told ────┘
 
 A relay learns the nodes, sizes and times of a route; the end that it leads to accepts it only from
 an origin with which it has streams.
@@ -30,18 +32,26 @@ from conflux.wire.inband import (
 
 MAX_ROUTES_PER_NEIGHBOUR = 256
 MAX_IDLE_S = 3600
-WAIT_FOR_TETHER_S = 6.0
+SETUP_S = 6.0
+"""From Setup to SETUP_OK, a new tether to the next node included; less than the origin waits."""
 
 
 @dataclass(slots=True, eq=False)
 class _Relayed:
-    """A route that this node carries or ends. Without `after` it ends here or still waits."""
+    """A route that this node carries or ends. Without `after` it ends here or waits for a tether.
+
+    `deadline` runs until the route has a label.
+    """
 
     setup: Setup
     before: Neighbour
     after: Neighbour | None = None
     label: int = LABEL_HERE
-    waiting: Timer | None = None
+    deadline: Timer | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.after is None and self.deadline is not None
 
 
 class Relay:
@@ -57,7 +67,7 @@ class Relay:
         *,
         ask_node: Callable[[NodeId, float], None],
         accepts_from: Callable[[NodeId], bool],
-        on_accepted: Callable[[NodeId, Path], None],
+        on_accepted: Callable[[NodeId, Path, float], None],
     ) -> None:
         self._me = me
         self._timers = timers
@@ -74,6 +84,13 @@ class Relay:
     def carried(self) -> int:
         """How many routes lead through this node."""
         return sum(1 for relayed in self._routes.values() if relayed.after is not None)
+
+    def uses(self, neighbour: Neighbour) -> bool:
+        """Tell whether a route of somebody's comes from or goes to *neighbour*."""
+        return any(
+            neighbour is relayed.before or neighbour is relayed.after
+            for relayed in self._routes.values()
+        )
 
     # The packet path
 
@@ -117,14 +134,14 @@ class Relay:
         if setup.path[-1] == self._me:
             self._end_here(relayed, now)
             return
+        relayed.deadline = self._timers.at(
+            now + SETUP_S, lambda _: self._fail(relayed, Reason.NO_TETHER)
+        )
         after = self._neighbours.get(self._next(setup))
         if after is not None:
             self._pass_on(relayed, after)
-            return
-        relayed.waiting = self._timers.at(
-            now + WAIT_FOR_TETHER_S, lambda _: self._fail(relayed, Reason.NO_TETHER)
-        )
-        self._ask_node(self._next(setup), now)
+        else:
+            self._ask_node(self._next(setup), now)
 
     def _objection(self, before: Neighbour, setup: Setup) -> Reason | None:
         path = setup.path
@@ -144,12 +161,9 @@ class Relay:
     def _end_here(self, relayed: _Relayed, now: float) -> None:
         if self._label(relayed, SetupOk(relayed.setup.route_id, LABEL_HERE), None, now):
             path = tuple(relayed.setup.path)
-            self._on_accepted(path[0], path)
+            self._on_accepted(path[0], path, now)
 
     def _pass_on(self, relayed: _Relayed, after: Neighbour) -> None:
-        if relayed.waiting is not None:
-            relayed.waiting.cancel()
-            relayed.waiting = None
         relayed.after = after
         if not after.send_inband(relayed.setup):
             self._fail(relayed, Reason.BUSY)
@@ -166,6 +180,9 @@ class Relay:
     ) -> bool:
         """Give out a label for frames from the previous node and tell it; False if it failed."""
         before, setup = relayed.before, relayed.setup
+        if relayed.deadline is not None:
+            relayed.deadline.cancel()
+            relayed.deadline = None
         label = before.new_label(self._entropy)
         if label is None:
             self._fail(relayed, Reason.BUSY)
@@ -193,6 +210,7 @@ class Relay:
     def _end_from_after(self, after: Neighbour, route_id: bytes, reason: Reason) -> None:
         relayed = self._routes.get(route_id)
         if relayed is not None and relayed.after is after:
+            relayed.after = None
             self._fail(relayed, reason)
 
     def _label_unknown(self, after: Neighbour, label: int) -> None:
@@ -202,17 +220,19 @@ class Relay:
                 self._fail(relayed, Reason.BROKEN)
 
     def _fail(self, relayed: _Relayed, reason: Reason) -> None:
-        """Remove a route and tell the node before, in the word that its state calls for."""
+        """Remove a route; tell the node before in the word that its state calls for, and after."""
         route_id = relayed.setup.route_id
         known = relayed.label != LABEL_HERE
         self._remove(relayed)
         relayed.before.send_inband(
             Teardown(route_id, reason) if known else SetupFailed(route_id, reason)
         )
+        if relayed.after is not None:
+            relayed.after.send_inband(Teardown(route_id, reason))
 
     def _remove(self, relayed: _Relayed) -> None:
-        if relayed.waiting is not None:
-            relayed.waiting.cancel()
+        if relayed.deadline is not None:
+            relayed.deadline.cancel()
         relayed.before.labels.pop(relayed.label, None)
         self._routes.pop(relayed.setup.route_id, None)
 
@@ -220,7 +240,7 @@ class Relay:
 
     def neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         for relayed in list(self._routes.values()):
-            if relayed.waiting is not None and self._next(relayed.setup) == neighbour.node_id:
+            if relayed.is_waiting and self._next(relayed.setup) == neighbour.node_id:
                 self._pass_on(relayed, neighbour)
 
     def neighbour_down(self, neighbour: Neighbour, now: float) -> None:
@@ -230,6 +250,7 @@ class Relay:
                 if relayed.after is not None:
                     relayed.after.send_inband(Teardown(relayed.setup.route_id, Reason.BROKEN))
             elif relayed.after is neighbour:
+                relayed.after = None
                 self._fail(relayed, Reason.BROKEN)
 
     def drop_idle(self, now: float) -> None:

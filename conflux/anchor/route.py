@@ -6,6 +6,9 @@ from relays (set up hop by hop). The search, while there is no direct route:
     want ──► known neighbours and hints at once ──250 ms──► ask for relays ──back-off──► again
                                                      └─30 s, doubling──► try directly again
 
+A neighbour that has not shown yet that it holds the stream's keys is no route: what would be sent
+now could overtake the Open. A relayed route is set up only to a destination that has them.
+
 The direct way and the relayed ones are tried side by side, as RFC 8305 does with addresses.
 """
 
@@ -14,7 +17,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,8 +24,9 @@ from conflux.anchor.identity import Peer
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timer, Timers
+from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
-from conflux.api import Link, LinkSample, NodeId, Path, Router
+from conflux.api import Link, LinkSample, NodeId, Path
 from conflux.wire.control import MAX_AVOID
 from conflux.wire.frame import DATA_BYTE, LABEL_HERE, MAX_HOPS, OUTER
 from conflux.wire.inband import (
@@ -41,7 +44,10 @@ ATTEMPT_DELAY_S = 0.25
 """Head start of the direct way (RFC 8305 §5, Connection Attempt Delay)."""
 SEARCH_S = (0.4, 0.6, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 RELAY_ASKS = 4
-"""Asks for a relay in one round: each reaches one random node, maybe one that cannot help."""
+"""Asks for a relay in one round without any route: each reaches one random node, maybe one that
+cannot help. For a spare route one Ask a round is enough."""
+SETUP_SLOW_S = 1.0
+"""A set-up that takes longer keeps nobody from trying other ways as well."""
 DIRECT_RETRY_S = 30.0
 DIRECT_RETRY_MAX_S = 300.0
 SETUP_DEADLINE_S = 8.0
@@ -51,6 +57,7 @@ ROUTE_IDLE_S = 60.0
 RELAY_IDLE_S = 90
 """What relays are told: longer than ROUTE_IDLE_S, so that the source forgets first."""
 WEIGH_S = 1.0
+MAX_HINTS = 1_024
 _FLOW_SPACE = 2**32
 
 
@@ -128,6 +135,7 @@ class _Pending:
     reach: Reach
     path: Path
     neighbour: Neighbour
+    since: float
     deadline: Timer
 
 
@@ -140,26 +148,22 @@ class Routing:
         world: World,
         timers: Timers,
         neighbours: Neighbours,
-        router: Router,
+        weigher: Weigher,
         entropy: Entropy,
-        counters: Counter[str],
         *,
         ask_relay: Callable[[Sequence[bytes], float], None],
         ask_node: Callable[[NodeId, float], None],
         on_reachable: Callable[[Reach, float], None],
-        on_confirmed: Callable[[NodeId], None],
     ) -> None:
         self._me = me
         self._world = world
         self._timers = timers
         self._neighbours = neighbours
-        self._router = router
+        self._weigher = weigher
         self._entropy = entropy
-        self._counters = counters
         self._ask_relay = ask_relay
         self._ask_node = ask_node
         self._on_reachable = on_reachable
-        self._on_confirmed = on_confirmed
         self._reaches: dict[NodeId, Reach] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._hints: dict[NodeId, Path] = {}
@@ -170,37 +174,55 @@ class Routing:
     def all(self) -> list[Reach]:
         return list(self._reaches.values())
 
-    def want(self, peer: Peer, *, now: float) -> Reach:
-        """Begin to reach *peer*, or go on doing so."""
+    def uses(self, neighbour: Neighbour) -> bool:
+        """Tell whether a route of ours starts at *neighbour*, or may soon."""
+        node = neighbour.node_id
+        return node in self._reaches or any(
+            route.neighbour is neighbour for reach in self.all() for route in reach.routes
+        )
+
+    def want(self, peer: Peer, *, is_ready: bool, now: float) -> Reach:
+        """Begin to reach *peer*, or go on doing so. *is_ready*: it has shown that it has the keys.
+
+        Until `ready` is called for it, a peer that is not is reached over relays only.
+        """
         reach = self._reaches.get(peer.node_id)
         if reach is not None:
             return reach
         reach = self._reaches[peer.node_id] = Reach(peer, without_route_since=now)
         reach.direct_retry_at = now + DIRECT_RETRY_S
-        neighbour = self._neighbours.get(peer.node_id)
-        if neighbour is not None:
-            self._add_direct(reach, neighbour, now)
-        else:
+        if is_ready:
+            self.ready(peer.node_id, now=now)
+        if not reach.has_direct:
             self._try_known(reach, now)
             self._search_after(reach, ATTEMPT_DELAY_S, now)
         return reach
 
-    def release(self, node: NodeId, *, now: float) -> None:
+    def ready(self, node: NodeId, *, now: float) -> None:
+        """*node* has the keys: a tether that leads there is a route."""
+        reach, neighbour = self._reaches.get(node), self._neighbours.get(node)
+        if reach is not None and neighbour is not None:
+            self._add_direct(reach, neighbour, now)
+
+    def release(self, node: NodeId) -> None:
         """The destination is not in use any more: its routes are torn down."""
         reach = self._reaches.pop(node, None)
         if reach is None:
             return
         reach.stop()
         for route in reach.routes:
-            self._teardown(route)
+            self._teardown(route.neighbour, route.route_id)
         for pending in [p for p in self._pending.values() if p.reach is reach]:
-            self._forget(pending)
+            self._give_up(pending)
 
-    def hint(self, origin: NodeId, path: Path) -> None:
+    def hint(self, origin: NodeId, path: Path, now: float) -> None:
         """*origin* reaches this node along *path*: backwards it may work for us too."""
-        if len(self._hints) >= 1024:
+        if len(self._hints) >= MAX_HINTS:
             self._hints.pop(next(iter(self._hints)))
-        self._hints[origin] = tuple(reversed(path))
+        self._hints[origin] = back = tuple(reversed(path))
+        reach = self._reaches.get(origin)
+        if reach is not None and self._lacks_relayed(reach, now):
+            self._try(reach, back, now)
 
     # Neighbours
 
@@ -208,18 +230,18 @@ class Routing:
         for reach in self.all():
             if reach.node_id == neighbour.node_id:
                 self._add_direct(reach, neighbour, now)
-            elif self._lacks_relayed(reach):
+            elif self._lacks_relayed(reach, now):
                 self._try(reach, (self._me, neighbour.node_id, reach.node_id), now)
 
     def neighbour_down(self, neighbour: Neighbour, now: float) -> None:
-        self._router.link_lost((self._me, neighbour.node_id), now=now)
+        self._weigher.link_lost((self._me, neighbour.node_id), now=now)
         for pending in [p for p in self._pending.values() if p.neighbour is neighbour]:
             self._forget(pending)
         for reach in self.all():
             self._remove(reach, [r for r in reach.routes if r.neighbour is neighbour], now)
 
     def measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None:
-        self._router.link_measured((self._me, neighbour.node_id), sample, now=now)
+        self._weigher.link_measured((self._me, neighbour.node_id), sample, now=now)
 
     # In-band messages about our own routes
 
@@ -231,9 +253,8 @@ class Routing:
         self._forget(pending)
         reach, path = pending.reach, pending.path
         for link, rtt_us in zip(_links(path)[1:], message.rtts_us, strict=False):
-            self._router.link_measured(link, LinkSample(rtt_s=rtt_us / 1e6), now=now)
+            self._weigher.link_measured(link, LinkSample(rtt_s=rtt_us / 1e6), now=now)
         reach.not_before.pop(path, None)
-        self._on_confirmed(reach.node_id)
         route = Route(message.route_id, path, neighbour, message.label, now)
         route.beyond_s = sum(message.rtts_us) / 1e6
         self._add(reach, route, now)
@@ -273,7 +294,7 @@ class Routing:
             idle = [r for r in reach.routes if now - r.last_used > ROUTE_IDLE_S and r.route_id]
             if len(idle) < len(reach.routes):
                 for route in idle:
-                    self._teardown(route)
+                    self._teardown(route.neighbour, route.route_id)
                 self._remove(reach, idle, now)
 
     # Adding and removing
@@ -282,7 +303,6 @@ class Routing:
         if reach.has_direct:
             return
         reach.direct_retry_s = DIRECT_RETRY_S
-        self._on_confirmed(reach.node_id)
         path = (self._me, reach.node_id)
         self._add(reach, Route(b"", path, neighbour, LABEL_HERE, now), now)
 
@@ -304,23 +324,29 @@ class Routing:
             reach.without_route_since = now
         self._weigh(reach, now)
         self._changed(reach)
-        if self._lacks_relayed(reach):
+        if self._lacks_relayed(reach, now):
             reach.round = 0
             self._search(reach, now)
+        elif not reach.has_direct:
+            self._search_after(reach, SEARCH_S[0], now)
 
     def _changed(self, reach: Reach) -> None:
         self._world.route_changed(reach.node_id, [route.path for route in reach.routes])
 
-    def _teardown(self, route: Route) -> None:
-        if route.route_id:
-            route.neighbour.send_inband(Teardown(route.route_id, Reason.IDLE))
+    def _teardown(self, neighbour: Neighbour, route_id: bytes) -> None:
+        if route_id:
+            neighbour.send_inband(Teardown(route_id, Reason.IDLE))
 
     # Searching
 
-    def _lacks_relayed(self, reach: Reach) -> bool:
+    def _lacks_relayed(self, reach: Reach, now: float) -> bool:
         if reach.has_direct:
             return False
-        under_way = sum(1 for pending in self._pending.values() if pending.reach is reach)
+        under_way = sum(
+            1
+            for pending in self._pending.values()
+            if pending.reach is reach and now - pending.since < SETUP_SLOW_S
+        )
         return len(reach.routes) + under_way < WANTED_RELAYED
 
     def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
@@ -335,11 +361,12 @@ class Routing:
             reach.direct_retry_at = now + reach.direct_retry_s
             reach.direct_retry_s = min(2 * reach.direct_retry_s, DIRECT_RETRY_MAX_S)
             self._ask_node(reach.node_id, now)
+        reach.not_before = {path: due for path, due in reach.not_before.items() if due > now}
         self._try_known(reach, now)
-        if self._lacks_relayed(reach):
+        if self._lacks_relayed(reach, now):
             known = [neighbour.node_id for neighbour in self._neighbours.all()]
             avoid = [reach.node_id, *known][:MAX_AVOID]
-            for _ in range(RELAY_ASKS if reach.round < 4 else 1):
+            for _ in range(RELAY_ASKS if reach.round < 4 and not reach.routes else 1):
                 self._ask_relay(avoid, now)
         wait_s = SEARCH_S[min(reach.round, len(SEARCH_S) - 1)]
         reach.round += 1
@@ -347,7 +374,7 @@ class Routing:
 
     def _try_known(self, reach: Reach, now: float) -> None:
         for path in self._known_paths(reach, now):
-            if not self._lacks_relayed(reach):
+            if not self._lacks_relayed(reach, now):
                 return
             self._try(reach, path, now)
 
@@ -355,9 +382,7 @@ class Routing:
         hint = self._hints.get(reach.node_id)
         if hint is not None:
             yield hint
-        yield from self._router.propose(
-            reach.node_id, limit=WANTED_RELAYED, avoid=frozenset(), now=now
-        )
+        yield from self._weigher.propose(reach.node_id, limit=WANTED_RELAYED, now=now)
         by_rtt = sorted(self._neighbours.all(), key=lambda n: n.srtt_s or math.inf)
         for neighbour in by_rtt:
             yield (self._me, neighbour.node_id, reach.node_id)
@@ -376,13 +401,17 @@ class Routing:
         deadline = self._timers.at(
             now + SETUP_DEADLINE_S, lambda now: self._set_up_ran_out(route_id, now)
         )
-        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, deadline)
+        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, now, deadline)
         neighbour.send_inband(Setup(route_id, RELAY_IDLE_S, path))
 
     def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
         pending = self._pending[route_id]
-        self._forget(pending)
+        self._give_up(pending)
         pending.reach.not_before[pending.path] = now + RETRY_LATER_S
+
+    def _give_up(self, pending: _Pending) -> None:
+        self._forget(pending)
+        self._teardown(pending.neighbour, pending.route_id)
 
     def _forget(self, pending: _Pending) -> None:
         pending.deadline.cancel()
@@ -397,24 +426,9 @@ class Routing:
         if len(reach.routes) < 2:
             return
         paths = [route.path for route in reach.routes]
-        weights = list(self._router.weigh(reach.node_id, paths, now=now))
-        if not _usable(weights, len(paths)):
-            # A router is somebody else's code: a fault in it must not stop traffic.
-            self._counters["router_gave_unusable_weights"] += 1
-            weights = [1.0] * len(paths)
-        reach.shares = []
-        for weight in weights:
-            reach.shares.append((reach.shares[-1] if reach.shares else 0.0) + weight)
+        reach.shares = self._weigher.shares(reach.node_id, paths, now=now)
         reach.weighing = self._timers.at(now + WEIGH_S, lambda now: self._weigh(reach, now))
 
 
 def _links(path: Path) -> list[Link]:
     return list(itertools.pairwise(path))
-
-
-def _usable(weights: Sequence[float], count: int) -> bool:
-    return (
-        len(weights) == count
-        and all(math.isfinite(weight) and weight >= 0 for weight in weights)
-        and sum(weights) > 0
-    )

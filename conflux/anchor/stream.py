@@ -83,8 +83,8 @@ class InStream:
         if self.replay.seen(counter):
             raise WireError("replayed")
         size = len(frame) - HEADER_BYTES - TAG_BYTES
-        if size < 1:
-            raise WireError("frame without a superframe")
+        if not 1 <= size <= len(into):
+            raise WireError("size")
         try:
             self._decrypt_into(
                 (self._iv ^ counter).to_bytes(12, "big"),
@@ -111,8 +111,12 @@ class Session:
     last_sent: float
     last_received: float
     inbound: InStream | None = None
+    order: tuple[int, bytes] = (0, b"")
+    """When it was asked for: of two sessions made at once, both ends keep the later one."""
     confirmed: bool = False
     """Whether the peer has shown that it holds the keys, too."""
+    owes_greeting: bool = False
+    """Whether the peer still waits for our first frame, and we for a route."""
     closed: bool = False
 
     @property
