@@ -97,6 +97,25 @@ def test_packets_up_to_the_mtu_pass_between_sockets_and_device(
 
 
 @pytest.mark.lab
+def test_ipv6_address_takes_packets_as_soon_as_open_returns() -> None:
+    async def main() -> None:
+        device = await open_tun()
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0)
+            sock.bind((HERE6, PORT))
+            sock.sendto(b"early", (THERE6, PORT))
+            [packet] = receive(device)
+            device.close()
+            for _ in range(20):  # the system needs some milliseconds, but not each time
+                device = await open_tun()
+                device.send(burst_of(swap_ends(packet)), Layout.BARE)
+                assert sock.recv(100) == b"early"
+                device.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.lab
 def test_one_receive_takes_what_one_wakeup_found() -> None:
     async def main() -> None:
         device = await open_tun()
