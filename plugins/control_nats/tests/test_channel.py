@@ -514,6 +514,29 @@ def test_endless_message_from_the_server_is_cut_off(master, make_inbox):
     asyncio.run(main())
 
 
+def test_connect_returns_only_after_the_server_has_handled_every_subscription(master, make_inbox):
+    async def main():
+        handled = []  # subscriptions before each PING that was answered
+
+        async def serve(reader, writer):
+            subscriptions = 0
+            writer.write(b'INFO {"max_payload": 1048576}\r\n')
+            while line := await reader.readline():
+                subscriptions += line.startswith(b"SUB ")
+                if line.startswith(b"PING"):
+                    handled.append(subscriptions)
+                    writer.write(b"PONG\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            urls = [f"nats://127.0.0.1:{port}"]
+            async with joined(replace(master.credentials(ALICE), urls=urls), make_inbox()):
+                assert handled[-1] == 2
+
+    asyncio.run(main())
+
+
 def test_foreign_account_is_refused(make_master, make_inbox):
     async def main():
         ours, theirs = make_master(), make_master()

@@ -282,8 +282,8 @@ class _Transport(TcpTransport):
         return chunk
 
     def writelines(self, payload: list[bytes]) -> None:
-        # asyncio's own, in Python 3.12 before 3.12.8 and in 3.13.0, never asks the writer to
-        # pause: the buffer towards a server that hangs would have no bound (CVE-2024-12254).
+        # asyncio's own, in Python 3.12 before 3.12.9 and in 3.13 before 3.13.2, never asks the
+        # writer to pause: towards a server that hangs its buffer has no bound (CVE-2024-12254).
         self.write(b"".join(payload))  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
     async def drain(self) -> None:
