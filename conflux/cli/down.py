@@ -19,8 +19,11 @@ def down(config_dir: Path | None) -> None:
     path = folder(config_dir) / saved.UP
     socket = api_socket(config_dir)
     running = localapi.is_running(socket)
-    if not running and not path.exists():
-        raise UsageError("nothing is up here: there is nothing to take down")
+    if not path.exists():
+        if (path.parent / saved.REGISTERED).exists():
+            raise UsageError("this conflux was registered, not brought up: end it with Ctrl-C")
+        if not running:
+            raise UsageError("nothing is up here: there is nothing to take down")
     if running:
         localapi.stop(socket)
     saved.remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from conflux.api import UsageError
 from conflux.cli.options import (
     DEFAULT_GUARDIAN,
+    api_socket,
     folder,
     foreground_option,
     guardian_option,
@@ -24,6 +26,7 @@ from conflux.cli.options import (
 
 if TYPE_CHECKING:
     from conflux.api import RegistrationRequest
+    from conflux.registry import Registry
     from conflux.runtime.saved import Membership
 
 
@@ -59,7 +62,7 @@ def register(
     """Register this machine with Guardian, save who it is, and run it."""
     from conflux.api import RegistrationRequest
     from conflux.cli.launch import run_node
-    from conflux.runtime import saved
+    from conflux.runtime import localapi, saved
 
     refuse_portal(portal)
     require_foreground("register", foreground)
@@ -71,6 +74,11 @@ def register(
             f"{path} says that this machine is registered: start it with `veilnet-conflux run`, "
             "or `veilnet-conflux unregister` first"
         )
+    if localapi.is_running(api_socket(config_dir)):
+        raise UsageError(
+            f"a node is running already on {api_socket(config_dir)}: stop it, "
+            "or give this one a folder of its own with --config-dir"
+        )
     saved.check_writable(path)
     request = RegistrationRequest(
         token=token,
@@ -81,7 +89,7 @@ def register(
     membership = _register(
         guardian or DEFAULT_GUARDIAN, request, folder(config_dir), tun_name, wait_s
     )
-    saved.save(path, membership)
+    _save(path, membership, folder(config_dir))
     click.echo(f"registered {membership.tag or membership.conflux_id} as {membership.address}")
     run_node(
         membership,
@@ -98,14 +106,35 @@ def _register(
     import asyncio
 
     from conflux.config import load_config
-    from conflux.registry import Registry
     from conflux.runtime import enrol
 
-    registry = Registry()
-    registry.load()
     config = load_config(where, os.environ, {"tun_name": tun_name} if tun_name else {})
-    registration = asyncio.run(enrol.register(registry, config, guardian, request, wait_s=wait_s))
+    registration = asyncio.run(enrol.register(_plugins(), config, guardian, request, wait_s=wait_s))
     if registration.ignored_teams:
         names = ", ".join(registration.ignored_teams)
         click.echo(f"warning: not a member of these teams, ignored: {names}", err=True)
     return enrol.membership(guardian, registration)
+
+
+def _save(path: Path, membership: Membership, where: Path) -> None:
+    """Save it; if that fails, give the conflux back, since nobody would know its token."""
+    import asyncio
+
+    from conflux.config import load_config
+    from conflux.runtime import enrol, saved
+
+    try:
+        saved.save(path, membership)
+    except UsageError:
+        with contextlib.suppress(UsageError):
+            config = load_config(where, os.environ)
+            asyncio.run(enrol.unregister(_plugins(), config, membership))
+        raise
+
+
+def _plugins() -> Registry:
+    from conflux.registry import Registry
+
+    registry = Registry()
+    registry.load()
+    return registry

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from conflux.api import UsageError
+from conflux.api import Refused, UsageError
 from conflux.cli.options import api_socket, config_dir_option, folder
 
 
@@ -25,12 +26,17 @@ def unregister(config_dir: Path | None) -> None:
     membership = saved.load(path)
     if membership is None:
         raise UsageError(f"nothing is registered in {path.parent}: there is nothing to undo")
+    if guardian := os.environ.get("VEILNET_GUARDIAN"):
+        membership = replace(membership, guardian=guardian)
     registry = Registry()
     registry.load()
     config = load_config(path.parent, os.environ, {})
-    asyncio.run(enrol.unregister(registry, config, membership))
+    try:
+        asyncio.run(enrol.unregister(registry, config, membership))
+    except Refused as refusal:
+        raise Refused(f"{refusal}; to forget it only on this machine, remove {path}") from None
+    saved.remove(path)
     socket = api_socket(config_dir)
     if localapi.is_running(socket):
         localapi.stop(socket)
-    saved.remove(path)
     click.echo(f"unregistered {membership.tag or membership.conflux_id}")

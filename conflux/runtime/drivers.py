@@ -18,6 +18,8 @@ from conflux.api import (
 from conflux.config import Config
 from conflux.registry import Registry
 
+NEEDED = (Kind.TUN, Kind.ROUTER, Kind.CRYPTO, Kind.AUTH, Kind.CONTROL, Kind.TETHER)
+
 
 @dataclass(frozen=True, slots=True)
 class Drivers:
@@ -39,10 +41,16 @@ def bind(registry: Registry, config: Config) -> Drivers:
     """
     made: dict[str, Any] = {}
     names: dict[str, str] = {}
-    for kind in (Kind.TUN, Kind.ROUTER, Kind.CRYPTO, Kind.AUTH, Kind.CONTROL, Kind.TETHER):
+    for kind in NEEDED:
         info, made[kind.value] = create(registry, config, kind)
         names[kind.value] = info
     return Drivers(**made, names=names)
+
+
+def check(registry: Registry, config: Config) -> None:
+    """Choose every driver and make none: quick. Raises UsageError as `bind` would."""
+    for kind in NEEDED:
+        registry.select(kind, config.pins.get(kind))
 
 
 def create(registry: Registry, config: Config, kind: Kind) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 from conflux.api import (
@@ -10,11 +11,12 @@ from conflux.api import (
     Kind,
     Registration,
     RegistrationRequest,
+    Unavailable,
     Unreachable,
 )
 from conflux.config import Config
 from conflux.registry import Registry
-from conflux.runtime.drivers import create
+from conflux.runtime.drivers import check, create
 from conflux.runtime.saved import Membership
 
 RETRY_S = 0.5
@@ -29,8 +31,7 @@ async def register(
     wait_s: float,
 ) -> Registration:
     """Register, waiting at most *wait_s* for a Guardian that is not up. Raises UsageError."""
-    # A machine that cannot carry packets must not become a conflux first.
-    registry.select(Kind.TUN, config.pins.get(Kind.TUN))
+    check_machine(registry, config)
     auth: AuthDriver = create(registry, config, Kind.AUTH)[1]
     try:
         ends = time.monotonic() + wait_s
@@ -43,6 +44,15 @@ async def register(
             await asyncio.sleep(RETRY_S)
     finally:
         await auth.close()
+
+
+def check_machine(registry: Registry, config: Config) -> None:
+    """Raise UsageError if a node could not run here: such a machine must not register first."""
+    check(registry, config)
+    if any(name == config.tun_name for _, name in socket.if_nameindex()):
+        raise Unavailable(
+            f"interface {config.tun_name} is in use: choose another name with --tun-name"
+        )
 
 
 async def unregister(registry: Registry, config: Config, membership: Membership) -> None:

@@ -7,7 +7,7 @@ reply     {"ok": ...}  or  {"error": "one line"}
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -29,23 +29,20 @@ Verb = Callable[[], object]
 
 
 class LocalApi:
-    """Serves verbs on a Unix socket of mode 0600. One node a socket: a second one is refused."""
+    """Serves verbs on a Unix socket of mode 0600. One node a folder: a second one is refused."""
 
     def __init__(self, path: Path, verbs: Mapping[str, Verb]) -> None:
         self._path = path
         self._verbs = verbs
         self._server: asyncio.Server | None = None
+        self._lock: int | None = None
         self._clients = 0
 
     async def start(self) -> None:
         """Listen. Raises UsageError if another node is there or the folder cannot be written."""
-        if await asyncio.to_thread(is_running, self._path):
-            raise UsageError(
-                f"a node is running already on {self._path}: stop it, "
-                "or give this one a folder of its own with --config-dir"
-            )
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(self._path.parent)
             self._path.unlink(missing_ok=True)
             # Bound under a mask: at no moment can another user connect.
             before = os.umask(0o177)
@@ -55,20 +52,32 @@ class LocalApi:
                 )
             finally:
                 os.umask(before)
-        except OSError as error:
+        except BlockingIOError:
             raise UsageError(
-                f"{self._path} cannot be made ({error.strerror}): run as root, "
+                f"a node is running already on {self._path}: stop it, "
+                "or give this one a folder of its own with --config-dir"
+            ) from None
+        except OSError as error:
+            await self.close()
+            raise UsageError(
+                f"{self._path} cannot be made ({error.strerror or error}): run as root, "
                 "or give a folder of your own with --config-dir"
             ) from None
 
     async def close(self) -> None:
+        """Stop listening and remove the socket. Closing twice is fine."""
         if self._server is not None:
             self._server.close()
             self._server = None
             self._path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
+        # Nothing stays behind in a buffer of ours: once drained, the kernel has the whole reply.
+        writer.transport.set_write_buffer_limits(0)
         try:
             async with asyncio.timeout(REPLY_S):
                 if self._clients <= MAX_CLIENTS:
@@ -79,21 +88,19 @@ class LocalApi:
             pass  # a client that is slow, gone or sends a line without end
         finally:
             self._clients -= 1
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+            writer.transport.abort()  # a plain close would wait for a client that does not read
 
     def _reply(self, line: bytes) -> dict[str, object]:
         try:
             request = json.loads(line)
             verb = self._verbs[request["verb"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": f"no such verb; there are {', '.join(self._verbs)}"}
         return {"ok": verb()}
 
 
 def call(path: Path, verb: str) -> Any:
-    """Ask the running node; waits at most REPLY_S. Raises UsageError if none runs."""
+    """Ask the running node; waits REPLY_S for each piece of its answer. Raises UsageError."""
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(REPLY_S)
@@ -108,11 +115,14 @@ def call(path: Path, verb: str) -> Any:
         ) from None
     except PermissionError:
         raise UsageError(f"{path} belongs to somebody else: run this as root") from None
-    except (OSError, ValueError):
-        raise UsageError(f"the node at {path} does not answer: restart it") from None
-    if "error" in reply:
-        raise UsageError(f"the node at {path} says: {reply['error']}")
-    return reply["ok"]
+    except (OSError, ValueError, RecursionError):
+        reply = None
+    match reply:
+        case {"ok": answer}:
+            return answer
+        case {"error": reason}:
+            raise UsageError(f"the node at {path} says: {reason}")
+    raise UsageError(f"the node at {path} does not answer: restart it")
 
 
 def stop(path: Path) -> None:
@@ -136,3 +146,18 @@ def is_running(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder for this process; return the descriptor that holds it.
+
+    Raises BlockingIOError if another process has it. The lock ends with the process at the latest,
+    so that a socket which a killed node left behind is no obstacle.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

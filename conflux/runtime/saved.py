@@ -17,6 +17,8 @@ from conflux.api import UsageError
 
 REGISTERED = "conflux.json"
 UP = "up.json"
+ROOM_BYTES = 16_384
+"""More than any membership needs: a token has at most 8 KiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +42,20 @@ def load(path: Path) -> Membership | None:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): mend it or remove it") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _corrupt(path, "not UTF-8") from None
     try:
         return _membership(json.loads(text))
+    except RecursionError:
+        raise _corrupt(path, "nested too deeply") from None
     except ValueError as error:
-        raise UsageError(
-            f"{path} is corrupt ({error}): restore it, or remove it and register again"
-        ) from None
+        raise _corrupt(path, str(error)) from None
+
+
+def _corrupt(path: Path, why: str) -> UsageError:
+    return UsageError(f"{path} is corrupt ({why}): restore it, or remove it and register again")
 
 
 def save(path: Path, membership: Membership) -> None:
@@ -75,8 +83,8 @@ def check_writable(path: Path) -> None:
     """Raise UsageError unless `save` will work, before anything that cannot be undone."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(ROOM_BYTES))  # a full disk lets an empty file pass
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 

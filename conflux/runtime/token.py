@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 
 from conflux.api import UsageError
@@ -20,7 +19,7 @@ def fingerprint_of(conflux_token: str) -> bytes:
         _, payload, _ = conflux_token.split(".")
         claims = json.loads(_base64url(payload))
         fingerprint = _base64url(claims["gkf"])
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(_MALFORMED) from None
     if len(fingerprint) != 32:
         raise UsageError(_MALFORMED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -112,12 +113,12 @@ class LiveWorld:
     # Tethers
 
     def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
-        self._tasks.create_task(self._begin(self._tether_driver.offer, then))
+        self._spawn(self._begin(self._tether_driver.offer, then))
 
     def answer_tether(
         self, kind: str, offer: bytes, then: Callable[[Tether | None, float], None]
     ) -> None:
-        self._tasks.create_task(self._begin(lambda: self._tether_driver.answer(offer), then))
+        self._spawn(self._begin(lambda: self._tether_driver.answer(offer), then))
 
     def connect_tether(
         self,
@@ -128,7 +129,13 @@ class LiveWorld:
         deadline_s: float,
         then: Callable[[bool, float], None],
     ) -> None:
-        self._tasks.create_task(self._connect(tether, secret, remote, deadline_s, then))
+        self._spawn(self._connect(tether, secret, remote, deadline_s, then))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        if self._closed:
+            work.close()
+        else:
+            self._tasks.create_task(work)
 
     async def _begin(self, begin: _Begin, then: Callable[[Tether | None, float], None]) -> None:
         try:
@@ -169,7 +176,9 @@ class LiveWorld:
 
     def deliver(self, records: memoryview, layout: Layout) -> None:
         if self.tun is not None:
-            self.tun.send(records, layout)
+            # Taken away this moment: the pump finds that out too and ends the node.
+            with contextlib.suppress(Closed):
+                self.tun.send(records, layout)
 
     # What happened
 

@@ -1,0 +1,42 @@
+"""Rules for every test of the workspace: no silent skip, no hidden chance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+# Any machine may be slow, and a failure prints the blob that repeats it exactly.
+settings.register_profile("veilnet", deadline=None, max_examples=100, print_blob=True)
+settings.load_profile("veilnet")
+
+NO_SKIP = "VEILNET_TEST_ALL"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """With VEILNET_TEST_ALL=1 a skipped test is a failed one."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _forbid(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport]:
+    """The same for a module that skips itself while it is imported."""
+    report = yield
+    if report.skipped:
+        _forbid(report)
+    return report
+
+
+def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get(NO_SKIP) == "1":
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{NO_SKIP}=1 and yet: {reason}"
