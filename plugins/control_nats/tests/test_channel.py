@@ -537,6 +537,44 @@ def test_connect_returns_only_after_the_server_has_handled_every_subscription(ma
     asyncio.run(main())
 
 
+def test_servers_that_a_server_advertises_are_not_tried(master, make_inbox):
+    async def main():
+        lured = []
+        voice = make_inbox()
+
+        async def lure(_reader, writer):
+            lured.append(writer)
+            writer.close()
+
+        async with await asyncio.start_server(lure, "127.0.0.1", 0) as foreign:
+            address = b"127.0.0.1:%d" % foreign.sockets[0].getsockname()[1]
+            visits = 0
+
+            async def serve(reader, writer):
+                nonlocal visits
+                visits += 1
+                writer.write(b'INFO {"max_payload":1048576,"connect_urls":["%s"]}\r\n' % address)
+                pings = 0
+                while line := await reader.readline():
+                    if line.startswith(b"PING"):
+                        writer.write(b"PONG\r\n")
+                        pings += 1
+                    if pings == 3 and visits < 4:  # the handshake and what settles: hang up
+                        break
+                writer.close()
+
+            async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+                urls = [f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+                async with joined(replace(master.credentials(ALICE), urls=urls), voice) as alice:
+                    await voice.until(lambda v: v.states.count(False) >= 1 and v.states[-1])
+                    assert [s.uri.port for s in alice._client.server_pool] == [
+                        server.sockets[0].getsockname()[1]
+                    ]
+            assert lured == []
+
+    asyncio.run(main())
+
+
 def test_foreign_account_is_refused(make_master, make_inbox):
     async def main():
         ours, theirs = make_master(), make_master()
