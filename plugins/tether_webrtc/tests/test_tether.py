@@ -244,6 +244,32 @@ def test_stop_during_connect_leaves_nothing(lab):
     run(main())
 
 
+def test_far_end_that_closes_at_once_is_noticed(lab, make_end):
+    """Whether it is `connect` that fails or `on_closed` that is called, it is never missed."""
+
+    async def main():
+        async with lab() as pair:
+            offer = await pair.near.offer()
+            answer = await pair.far.answer(offer.description)
+            near = make_end(offer)
+
+            async def come_and_go():
+                await answer.connect(bytes(32), None)
+                answer.close()
+
+            async with asyncio.TaskGroup() as both:
+                both.create_task(come_and_go())
+                try:
+                    await offer.connect(bytes(32), answer.description)
+                except TetherError:
+                    assert not near.closed
+                else:
+                    await near.until(lambda: bool(near.closed))
+            assert offer.send([b"x"]) == 0
+
+    run(main())
+
+
 # Hostile and broken ends
 
 
@@ -422,6 +448,29 @@ def test_dead_stun_server_is_waited_for_briefly_and_can_be_cancelled(lab, monkey
                 near, far = await pair.connect()
                 near.tether.send_reliable(b"x")
                 await far.until(lambda: bool(far.reliable))
+
+    run(main())
+
+
+def test_stop_during_gathering_leaves_nothing(lab):
+    async def main():
+        before = asyncio.all_tasks()
+        with silent_socket() as dead:
+            pair = lab(IceServer(url=f"stun:127.0.0.1:{dead.getsockname()[1]}"))
+            files = open_files()
+            await pair.near.start(pair.config)
+            async with asyncio.TaskGroup() as group:
+                gathering = group.create_task(fails(pair.near.offer()))
+                while open_files() == files:  # noqa: ASYNC110 (no event to wait for)
+                    await asyncio.sleep(0)
+                await pair.near.stop()
+                await gathering
+            assert open_files() == files
+            assert asyncio.all_tasks() == before
+
+    async def fails(offering):
+        with pytest.raises(TetherError, match="gathered"):
+            await offering
 
     run(main())
 

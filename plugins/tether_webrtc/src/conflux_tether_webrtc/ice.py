@@ -19,9 +19,9 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 import ifaddr
-from aioice import Candidate, Connection, TransportPolicy, stun
+from aioice import Candidate, Connection, ConnectionClosed, TransportPolicy, stun
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import CandidatePair, StunProtocol, relayed_candidate
+from aioice.ice import CandidatePair, ConnectionEvent, StunProtocol, relayed_candidate
 from aiortc.rtcicetransport import RTCIceGatherer
 
 from conflux_tether_webrtc import udp
@@ -328,6 +328,10 @@ class IceConnection(Connection):
         super().protocol_lost(protocol)
         if any(pair.protocol is protocol for pair in self._nominated.values()):
             self._lose()
+
+    async def get_event(self) -> ConnectionEvent:
+        # aioice's None for "closed already" would have aiortc's monitor ask for ever.
+        return await super().get_event() or ConnectionClosed()
 
     async def close(self) -> None:
         self._lose()

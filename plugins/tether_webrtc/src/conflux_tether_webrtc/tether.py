@@ -46,6 +46,8 @@ class WebRtcTether(Tether):
         "_connection",
         "_dtls",
         "_forget",
+        "_gathered",
+        "_gathering",
         "_group",
         "_ice",
         "_kind",
@@ -78,30 +80,20 @@ class WebRtcTether(Tether):
         self._association.on_closed = self._break
         self._on_closed: Callable[[str], None] | None = None
         self._state = _State.MADE
+        self._gathering: asyncio.Timeout | None = None
+        self._gathered = asyncio.Event()
         self._torn_down = asyncio.Event()
 
     async def gather(self) -> None:
-        """Bind the sockets and write the description. Raises TetherError without any address."""
+        """Bind the sockets and write the description. Any failure closes.
+
+        Raises TetherError without any address, or if it is closed meanwhile.
+        """
         try:
-            await self._connection.gather_candidates()
+            await self._gather()
         except BaseException:
             await self._close_and_wait()
             raise
-        endpoints = local_endpoints(self._connection)
-        if not endpoints:
-            await self._close_and_wait()
-            raise TetherError("this machine has no address that a tether may use")
-        fingerprints = {
-            print_.algorithm: print_.value
-            for print_ in self._dtls.getLocalParameters().fingerprints
-        }
-        self.description = wire.Description(
-            kind=self._kind,
-            ufrag=self._connection.local_username,
-            password=self._connection.local_password,
-            fingerprint=bytes.fromhex(fingerprints[_SHA256].replace(":", "")),
-            candidates=endpoints,
-        ).encode()
 
     async def connect(self, secret: bytes, remote: bytes | None) -> None:
         """Connect; DTLS makes its own keys, so *secret* is not used. Any failure closes.
@@ -151,9 +143,35 @@ class WebRtcTether(Tether):
         if self._state is _State.CLOSED:
             return
         self._state = _State.CLOSED
+        if self._gathering is not None:
+            self._gathering.reschedule(0)
         self._association.abort()
         self._dtls.say_goodbye()
         self._group.create_task(self._tear_down())
+
+    async def _gather(self) -> None:
+        try:
+            async with asyncio.timeout(None) as self._gathering:
+                await self._connection.gather_candidates()
+        except TimeoutError:
+            raise TetherError("closed while it gathered addresses") from None
+        finally:
+            self._gathering = None
+            self._gathered.set()
+        endpoints = local_endpoints(self._connection)
+        if not endpoints:
+            raise TetherError("this machine has no address that a tether may use")
+        fingerprints = {
+            print_.algorithm: print_.value
+            for print_ in self._dtls.getLocalParameters().fingerprints
+        }
+        self.description = wire.Description(
+            kind=self._kind,
+            ufrag=self._connection.local_username,
+            password=self._connection.local_password,
+            fingerprint=bytes.fromhex(fingerprints[_SHA256].replace(":", "")),
+            candidates=endpoints,
+        ).encode()
 
     def _far_end(self, remote: bytes | None) -> wire.Description:
         if self._remote is not None:
@@ -179,6 +197,8 @@ class WebRtcTether(Tether):
             await self._association.open()
         except ConnectionError as error:
             raise TetherError(f"SCTP failed: {error}") from error
+        if not self._association.is_open:
+            raise TetherError("the far end closed the tether at once")
         self._state = _State.OPEN
 
     def _break(self, reason: str) -> None:
@@ -195,6 +215,7 @@ class WebRtcTether(Tether):
         await self._torn_down.wait()
 
     async def _tear_down(self) -> None:
+        await self._gathered.wait()  # else an ICE server's late answer would open one more socket
         await self._dtls.stop()
         await self._ice.stop()
         self._forget(self)

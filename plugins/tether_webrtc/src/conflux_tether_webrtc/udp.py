@@ -21,7 +21,7 @@ from conflux.api import Buffer
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the kernel, which grants as much as net.core.rmem_max and wmem_max allow."""
 
-READS_PER_TURN = 64
+READS_PER_TURN = 16
 """Reads before other sockets and timers get their turn."""
 
 _DATAGRAM_BYTES = 65_535
