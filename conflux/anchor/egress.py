@@ -67,6 +67,7 @@ class Egress:
         self._egressers: dict[bytes, Egresser] = {}
         self._sessions: dict[bytes, Session] = {}
         self._networks: Sequence[Network] = ()
+        self._own: frozenset[bytes] = frozenset()
         self._unreachable: frozenset[bytes] = frozenset()
         self._waiting_bytes = 0
 
@@ -77,7 +78,8 @@ class Egress:
         edges |= {
             n.broadcast_address.packed for n in networks if n.num_addresses > 2 and n.version == 4
         }
-        self._unreachable = frozenset(edges | set(own))
+        self._own = frozenset(own)
+        self._unreachable = self._own | edges
 
     # The packet path
 
@@ -101,9 +103,13 @@ class Egress:
     def _classify(self, packet: memoryview) -> tuple[Egresser, int] | None:
         """Return (egresser, flow): packets of one group share a stream and a route."""
         try:
-            _, destination = ip.addresses(packet)
+            source, destination = ip.addresses(packet)
         except WireError:
             self._counters["tun_malformed"] += 1
+            return None
+        if source not in self._own:
+            # The far end would drop it: its source must be in our certificate.
+            self._counters["packet_source_not_ours"] += 1
             return None
         egresser = self._egressers.get(destination) or self._new(destination)
         if egresser is None:

@@ -46,6 +46,7 @@ from conflux.wire.credentials import TeamKey
 MAX_ASKED = 256
 MAX_ANSWERED = 1_024
 MAX_PER_SENDER = 4
+MAX_RIVALS = 4
 MESSAGES_PER_S = 20.0
 MESSAGES_BURST = 40.0
 
@@ -85,6 +86,14 @@ class _Step:
     deadline: Timer
     verifying: bool = False
     ended: bool = False
+    rivals: list[bytes] = field(default_factory=list)
+    """Messages that came while one was being verified: a forged one must not keep the true out."""
+
+    def is_busy_with(self, body: bytes) -> bool:
+        """Tell whether another message is being verified; *body* then waits for its turn."""
+        if self.verifying and len(self.rivals) < MAX_RIVALS and body not in self.rivals:
+            self.rivals.append(body)
+        return self.verifying
 
     def verified(self) -> None:
         """The thread is done with the key, whatever it found."""
@@ -315,15 +324,18 @@ class Exchange:
             self._world.publish(opened.tag, opened.message)
             return
         asked = self._asked.get(body[:REF_BYTES])
-        if asked is None or asked.verifying or asked.yielded:
+        if asked is None or asked.yielded:
             self._counters["answer_unexpected"] += 1
-            return
+        elif not asked.is_busy_with(body):
+            self._verify_answer(asked, body, now)
+
+    def _verify_answer(self, asked: _Asked, body: bytes, now: float) -> None:
         me, wall, pending = self._standing(), self._wall(now), asked.pending
         asked.verifying = True
         self._world.defer(
             lambda: handshake.open_answer(me, pending, body, wall=wall),
             lambda received, _: self._answer_verified(asked, me, received),
-            lambda error, _: self._answer_false(asked, error),
+            lambda error, now: self._answer_false(asked, error, now),
         )
 
     def _received_open(self, body: bytes, now: float) -> None:
@@ -332,9 +344,12 @@ class Exchange:
             self._on_opened_again(node, now)
             return
         answered = self._answered.get(body[:REF_BYTES])
-        if answered is None or answered.verifying:
+        if answered is None:
             self._counters["open_unexpected"] += 1
-            return
+        elif not answered.is_busy_with(body):
+            self._verify_open(answered, body)
+
+    def _verify_open(self, answered: _Answered, body: bytes) -> None:
         me, pending = self._standing(), answered.pending
         answered.verifying = True
         self._world.defer(
@@ -345,10 +360,11 @@ class Exchange:
 
     # A, after the Answer
 
-    def _answer_false(self, asked: _Asked, error: WireError) -> None:
-        # Whoever forged it must not keep the true Answer out.
+    def _answer_false(self, asked: _Asked, error: WireError, now: float) -> None:
         asked.verified()
         self._dropped(error)
+        if asked.rivals and not asked.ended:
+            self._verify_answer(asked, asked.rivals.pop(0), now)
 
     def _answer_verified(self, asked: _Asked, me: Standing, received: ReceivedAnswer) -> None:
         asked.verified()
@@ -517,6 +533,8 @@ class Exchange:
     def _open_false(self, answered: _Answered, error: WireError) -> None:
         answered.verified()
         self._dropped(error)
+        if answered.rivals and not answered.ended:
+            self._verify_open(answered, answered.rivals.pop(0))
 
     def _open_verified(
         self, answered: _Answered, opening: Open, secrets: Secrets, now: float

@@ -43,6 +43,8 @@ WANTED_RELAYED = 2
 ATTEMPT_DELAY_S = 0.25
 """Head start of the direct way (RFC 8305 §5, Connection Attempt Delay)."""
 SEARCH_S = (0.4, 0.6, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+NO_ROUTE_SEARCH_S = 2.0
+"""The longest pause of the search while there is no route at all."""
 RELAY_ASKS = 4
 """Asks for a relay in one round without any route: each reaches one random node, maybe one that
 cannot help. For a spare route one Ask a round is enough."""
@@ -366,9 +368,11 @@ class Routing:
         if self._lacks_relayed(reach, now):
             known = [neighbour.node_id for neighbour in self._neighbours.all()]
             avoid = [reach.node_id, *known][:MAX_AVOID]
-            for _ in range(RELAY_ASKS if reach.round < 4 and not reach.routes else 1):
+            for _ in range(1 if reach.routes else RELAY_ASKS):
                 self._ask_relay(avoid, now)
         wait_s = SEARCH_S[min(reach.round, len(SEARCH_S) - 1)]
+        if not reach.routes:
+            wait_s = min(wait_s, NO_ROUTE_SEARCH_S)
         reach.round += 1
         self._search_after(reach, wait_s, now)
 
