@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,26 +89,24 @@ def _entries() -> tuple[list[_Entry], list[Report]]:
     """Read the group from every distribution; one with broken metadata hides no other."""
     entries: list[_Entry] = []
     reports: list[Report] = []
-    for dist in _distributions():
-        label = _label(dist)
+    seen: set[str] = set()
+    for dist in importlib.metadata.distributions():
         try:
             found = shielded(lambda: list(dist.entry_points.select(group=GROUP)))  # noqa: B023 (called at once)
         except PluginFault as fault:
+            label = _label(dist)
             reports.append(Report(label, label, Stage.DISCOVER, str(fault), fault.details))
             continue
-        entries += [_Entry(entry, label) for entry in found]
-    return sorted(entries, key=lambda entry: (entry.dist_label, entry.name)), reports
-
-
-def _distributions() -> Iterator[importlib.metadata.Distribution]:
-    """Yield every distribution once: of two with one name the first on the path is imported."""
-    seen: set[str] = set()
-    found: Iterable[importlib.metadata.Distribution] = importlib.metadata.distributions()
-    for dist in found:
-        name = re.sub(r"[-_.]+", "-", _label(dist).partition(" ")[0]).lower()
+        if not found:
+            # Before its name is asked for: parsing everybody's metadata takes most of the time.
+            continue
+        label = _label(dist)
+        name = re.sub(r"[-_.]+", "-", label.partition(" ")[0]).lower()
         if name not in seen:
+            # Of two distributions with one name the first on the path is the one imported.
             seen.add(name)
-            yield dist
+            entries += [_Entry(entry, label) for entry in found]
+    return sorted(entries, key=lambda entry: (entry.dist_label, entry.name)), reports
 
 
 def _label(dist: importlib.metadata.Distribution) -> str:

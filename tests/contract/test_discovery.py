@@ -256,3 +256,19 @@ def test_discovery_reads_and_writes_no_cache_of_the_user(
     assert report(load(), "the-good").stage is Stage.OK
     assert not cache.exists()
     assert not (tmp_path / ".cache").exists()
+
+
+def test_of_two_versions_the_first_on_the_path_counts(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(GOOD, name="the-good")
+    front = tmp_path / "front"
+    older = front / "Conflux.Plugin_the_good-0.5.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: Conflux.Plugin_the_good\nVersion: 0.5\n"
+    )
+    (older / "entry_points.txt").write_text("[conflux.plugins]\nthe-good = no_such_module\n")
+    monkeypatch.syspath_prepend(str(front))
+    found = report(load(), "the-good")
+    assert (found.dist, found.stage) == ("Conflux.Plugin_the_good 0.5", Stage.IMPORT)
