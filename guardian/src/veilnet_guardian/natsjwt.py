@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import nkeys  # type: ignore[import-untyped]  # ships no types
+import nkeys
 
 from conflux.anchor.identity import address_tag, control_prefix, node_id, node_tag, relay_tag
 from conflux.api import MAX_CONTROL_BYTES

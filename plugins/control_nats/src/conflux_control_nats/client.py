@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import ParseResult, urlsplit
 
-import nkeys  # type: ignore[import-untyped]  # nkeys ships no types
+import nkeys
 from nats.aio.client import Client, Server
 from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
