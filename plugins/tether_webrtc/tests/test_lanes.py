@@ -327,3 +327,24 @@ def test_fragments_before_a_forward_tsn_do_not_join_what_follows():
     into.data(3, UNORDERED | BEGIN, 0, 0, BINARY, b"who")
     into.data(4, UNORDERED | END, 0, 0, BINARY, b"le")
     assert delivered == [(0, BINARY, b"whole")]
+
+
+@pytest.mark.parametrize("point", [3, 4, 5])
+def test_forward_tsn_keeps_a_message_that_lacks_nothing_so_far(point):
+    """An old FORWARD TSN may point into a reliable message whose next part is still to come."""
+    delivered = []
+    into = Inbound(0, ordered_stream=4, deliver=lambda *got: delivered.append(got))
+    for tsn, flags, part in ((3, BEGIN, b"a"), (4, 0, b"b"), (5, 0, b"c")):
+        into.data(tsn, flags, 4, 0, BINARY, part)
+    into.forward(point)
+    into.data(6, END, 4, 0, BINARY, b"d")
+    assert delivered == [(4, BINARY, b"abcd")]
+
+
+def test_fragments_whose_beginning_was_given_up_are_forgotten():
+    into = Inbound(0, ordered_stream=4, deliver=lambda *_: None)
+    for tsn in (3, 4, 5):
+        into.data(tsn, UNORDERED, 0, 0, BINARY, bytes(1_000))
+    into.forward(4)
+    _, _, _, cumulative, window, _, _ = inbound.SACK_HEADER.unpack_from(into.sack())
+    assert (cumulative, window) == (5, inbound.WINDOW_BYTES)

@@ -98,8 +98,8 @@ class Inbound:
         while self._gaps and self._gaps[0][0] <= self._cumulative + 1:
             self._cumulative = max(self._cumulative, self._gaps.pop(0)[1])
         for run in [run for run in self._by_first.values() if run.first <= tsn]:
-            # One that began and stops right there may yet go on.
-            if not (run.begins and run.next - 1 == tsn):
+            # One that has its beginning and reaches that far lacks nothing yet.
+            if not (run.begins and run.next > tsn):
                 self._drop(run)
 
     def sack(self) -> bytes:

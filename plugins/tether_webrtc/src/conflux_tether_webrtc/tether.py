@@ -215,11 +215,14 @@ class WebRtcTether(Tether):
         await self._torn_down.wait()
 
     async def _tear_down(self) -> None:
-        await self._gathered.wait()  # else an ICE server's late answer would open one more socket
-        await self._dtls.stop()
-        await self._ice.stop()
-        self._forget(self)
-        self._torn_down.set()
+        try:
+            # Else an ICE server's late answer would open one more socket.
+            await self._gathered.wait()
+            await self._dtls.stop()
+            await self._ice.stop()
+        finally:
+            self._forget(self)
+            self._torn_down.set()
 
 
 def _colons(fingerprint: bytes) -> str:
