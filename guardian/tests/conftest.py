@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
-import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from conflux.anchor.identity import (
     PUSH_BINDING,
@@ -26,12 +30,14 @@ from conflux.anchor.identity import (
 from conflux.wire.credentials import Grant
 from veilnet_guardian import confluxes, planes, users
 from veilnet_guardian.app import create_app
+from veilnet_guardian.cli import main
 from veilnet_guardian.context import Guardian
 from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir
 from veilnet_guardian.grants import GrantMaker
 from veilnet_guardian.keys import Keys, crypto_driver
 from veilnet_guardian.sessions import Logins
+from veilnet_guardian.tokens import USER_TOKEN_S
 
 PASSWORD = "correct horse battery"
 COMMAND = [sys.executable, "-m", "veilnet_guardian"]
@@ -80,9 +86,11 @@ class Node:
         answer = await client.post("/conflux/session/login", content=body, headers=self.headers)
         return self.take(body, answer)
 
-    def login_now(self, url: str) -> Grant:
+    def login_now(self, url: str, **options: Any) -> Grant:
         body = self.request()
-        answer = httpx.post(f"{url}/conflux/session/login", content=body, headers=self.headers)
+        answer = httpx.post(
+            f"{url}/conflux/session/login", content=body, headers=self.headers, **options
+        )
         return self.take(body, answer)
 
 
@@ -99,11 +107,13 @@ class World:
 
     async def user(self, email: str) -> dict[str, str]:
         """Add a user; return the headers that speak for it."""
+        now = self.guardian.now()
         async with self.guardian.db.write() as session:
-            await users.add(session, email, QUICK_HASH, now=self.guardian.now())
-        answer = await self.client.post("/auth/login", json={"email": email, "password": PASSWORD})
-        assert answer.status_code == 200, answer.text
-        return {"Authorization": f"Bearer {answer.json()['token']}"}
+            user = await users.add(session, email, QUICK_HASH, now=now)
+        token = self.guardian.keys.tokens.issue(
+            "user", user.id, token_id=uuid4(), now=now, lifetime_s=USER_TOKEN_S
+        )
+        return {"Authorization": f"Bearer {token}"}
 
     async def plane(self, name: str, cidr: str) -> None:
         """Add a plane that is common to all users."""
@@ -131,10 +141,27 @@ def data_dir(tmp_path: Path) -> DataDir:
     return DataDir(tmp_path / "guardian")
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the newest schema and nothing in it."""
+    data_dir = DataDir(tmp_path_factory.mktemp("migrated") / "guardian")
+
+    async def main() -> None:
+        db = Database(data_dir)
+        await db.open()
+        await db.close()
+
+    asyncio.run(main())
+    return data_dir.root
+
+
 @pytest.fixture
-def world(data_dir: DataDir) -> Callable[..., contextlib.AbstractAsyncContextManager[World]]:
+def world(
+    data_dir: DataDir, migrated: Path
+) -> Callable[..., contextlib.AbstractAsyncContextManager[World]]:
     @contextlib.asynccontextmanager
     async def make() -> AsyncIterator[World]:
+        shutil.copy(migrated / "guardian.db", data_dir.root)
         clock, keys, db = [time.time()], Keys(data_dir), Database(data_dir)
         await db.open()
         guardian = Guardian(
@@ -165,18 +192,16 @@ class Server:
     url: str
     master_url: str
 
-    def command(self, *arguments: str, stdin: str = "") -> str:
-        """Run another command beside the server; return what it printed."""
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=os.environ | {"VEILNET_GUARDIAN_DATA_DIR": str(self.data_dir)},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=True,
-        )
-        return done.stdout.strip()
+    def command(self, *arguments: str) -> str:
+        """Run another command beside the server; return what it printed.
+
+        It runs in the test's own process, which is not the server's: a process more would only
+        import the same modules again.
+        """
+        data_dir = ("--data-dir", str(self.data_dir))
+        done = CliRunner().invoke(main, [*arguments, *data_dir])
+        assert done.exit_code == 0, done.output
+        return str(done.stdout).strip()
 
     def node(self, email: str, plane: str, tag: str) -> Node:
         return Node(
@@ -208,13 +233,32 @@ def start_server(data_dir: Path, *options: str) -> Server:
     return Server(process, data_dir, words[3].rstrip(","), words[-1])
 
 
+@pytest.fixture(scope="session")
+def peopled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with users alice and bob, the common plane home, alice's team dev."""
+    folder = tmp_path_factory.mktemp("peopled") / "guardian"
+    for command in (
+        ("user", "add", "alice@example.com", "--password-stdin"),
+        ("user", "add", "bob@example.com", "--password-stdin"),
+        ("plane", "create", "home", "10.8.0.0/24"),
+        ("team", "create", "dev", "--owner", "alice@example.com"),
+    ):
+        arguments = [*command, "--data-dir", str(folder)]
+        done = CliRunner().invoke(main, arguments, input=PASSWORD + "\n")
+        assert done.exit_code == 0, done.output
+    return folder
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers; whatever still runs at the end is stopped."""
+def serve(peopled: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers on one copy of the folder `peopled`; what still runs at the end is stopped."""
     servers: list[Server] = []
 
-    def start(*options: str, data_dir: Path | None = None) -> Server:
-        servers.append(start_server(data_dir or tmp_path / "guardian", *options))
+    def start(*options: str) -> Server:
+        data_dir = tmp_path / "guardian"
+        if not data_dir.exists():
+            shutil.copytree(peopled, data_dir)
+        servers.append(start_server(data_dir, *options))
         return servers[-1]
 
     yield start
@@ -226,15 +270,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for a module, with users alice and bob and the common plane home."""
-    running = start_server(tmp_path_factory.mktemp("shared") / "guardian")
+def server(peopled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for a module, on a copy of the folder `peopled`."""
+    data_dir = tmp_path_factory.mktemp("shared") / "guardian"
+    shutil.copytree(peopled, data_dir)
+    running = start_server(data_dir)
     try:
-        for name in ("alice", "bob"):
-            running.command(
-                "user", "add", f"{name}@example.com", "--password-stdin", stdin=PASSWORD
-            )
-        running.command("plane", "create", "home", "10.8.0.0/24")
         yield running
         assert running.stop() == 0
     finally:

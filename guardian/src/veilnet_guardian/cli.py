@@ -65,6 +65,7 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--data-dir",
         required=True,
         envvar="VEILNET_GUARDIAN_DATA_DIR",
+        show_envvar=True,
         type=click.Path(path_type=Path),
         help="Guardian's folder; made if there is none.",
     )
@@ -72,6 +73,7 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--database-url",
         default="",
         envvar="VEILNET_GUARDIAN_DATABASE_URL",
+        show_envvar=True,
         help="SQLAlchemy URL with an async driver. Default: SQLite in the data folder.",
     )
     @functools.wraps(command)

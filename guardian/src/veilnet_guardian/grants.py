@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -83,6 +84,32 @@ async def live_holdings(session: AsyncSession, *, now: int) -> dict[int, Holding
         )
         for login, encoded, conflux_id, plane in rows
     }
+
+
+async def removed_holdings(session: AsyncSession, serials: Iterable[int]) -> dict[int, Holding]:
+    """Of those sessions of *serials* whose conflux was removed: a grant's makings without a team.
+
+    Sessions of a conflux that is still there are left out: its node may have logged in anew with
+    the keys of the old session, and would take the empty grant for its present one.
+    """
+    query = (
+        select(Session, CertificateRecord.encoded)
+        .join(CertificateRecord, CertificateRecord.serial == Session.serial)
+        .where(Session.serial.in_(serials), Session.conflux_id.not_in(select(Conflux.id)))
+    )
+    found = {}
+    for login, encoded in await session.execute(query):
+        certificate = Certificate.decode(encoded)
+        plane = await session.get(Plane, UUID(bytes=certificate.plane_id))
+        if plane is not None:
+            found[login.serial] = Holding(
+                certificate=certificate,
+                plane_name=plane.name,
+                plane_key=plane.key,
+                teams=(),
+                master_url=login.master_url,
+            )
+    return found
 
 
 def is_alive(*, now: int) -> ColumnElement[bool]:

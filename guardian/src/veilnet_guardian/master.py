@@ -23,6 +23,7 @@ log = logging.getLogger("veilnet_guardian.master")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 SETTLED_S = 30.0
 """A server that ran this long was well: the next pause is short again."""
+FALSE_START_S = 2.0
 STOP_S = 3.0
 
 
@@ -105,15 +106,17 @@ class EmbeddedMaster:
     async def run(self) -> None:
         """Keep a server running until cancelled. Raises GuardianError if the first one fails."""
         loop = asyncio.get_running_loop()
-        pause, settled = FIRST_PAUSE_S, False
+        pause, first = FIRST_PAUSE_S, True
         while True:
             began = loop.time()
             code = await self._run_once()
-            if loop.time() - began > SETTLED_S:
-                pause, settled = FIRST_PAUSE_S, True
-            elif not settled and loop.time() - began < 1.0:
+            lasted_s = loop.time() - began
+            # A signal gives a negative code; a server that gives up by itself a positive one.
+            if first and code > 0 and lasted_s < FALSE_START_S:
                 raise GuardianError(f"the Master does not start: {self._last_words()}")
-            settled = True
+            first = False
+            if lasted_s > SETTLED_S:
+                pause = FIRST_PAUSE_S
             log.warning("the Master ended (code %s): starting it again in %.1f s", code, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)

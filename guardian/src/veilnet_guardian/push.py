@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import DBAPIError
 
 from conflux.anchor.identity import PUSH_BINDING
 from veilnet_guardian.database import Database, read_revision
-from veilnet_guardian.grants import GrantMaker, Holding, live_holdings
+from veilnet_guardian.grants import GrantMaker, Holding, live_holdings, removed_holdings
 from veilnet_guardian.link import MasterLink
 from veilnet_guardian.master import EmbeddedMaster
 from veilnet_guardian.natsjwt import GUARDIAN_HANDLE, MasterKeys
@@ -54,14 +54,10 @@ class Outbox:
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
 
-    def sweep(
-        self, wanted: Mapping[int, tuple[Holding, bytes]], *, now: float
-    ) -> dict[int, Holding]:
-        """Take in every live session, by serial, with its grant's digest; return who is gone."""
-        gone = {
-            serial: self._entries.pop(serial).holding
-            for serial in [serial for serial in self._entries if serial not in wanted]
-        }
+    def sweep(self, wanted: Mapping[int, tuple[Holding, bytes]], *, now: float) -> None:
+        """Take in every live session, by serial, with its grant's digest; forget the others."""
+        for serial in self._entries.keys() - wanted.keys():
+            del self._entries[serial]
         for serial, (holding, digest) in wanted.items():
             entry = self._entries.get(serial)
             if entry is None:
@@ -70,7 +66,6 @@ class Outbox:
             if entry.digest != digest:
                 entry.digest = digest
                 self._schedule(entry, now=now)
-        return gone
 
     def resend(self, *, now: float) -> None:
         """Begin again with all that was ever sent: the connection broke."""
@@ -116,7 +111,7 @@ class Pusher:
         self._revision = -1
         self._next_sweep = 0.0
         self._generation = link.generation
-        self._cut: dict[str, int] | None = None
+        self._cut: set[int] = set()
 
     async def run(self) -> None:
         """Look and send until cancelled. A database that is busy is tried again."""
@@ -136,7 +131,7 @@ class Pusher:
             await self._sweep(revision)
         if self._link.generation != self._generation:
             self._generation = self._link.generation
-            self._cut = None
+            self._cut = set()
             self._outbox.resend(now=now)
         due = self._outbox.due(now=now)
         for at in range(0, len(due), BATCH):
@@ -149,12 +144,13 @@ class Pusher:
             revision = await read_revision(session)
             holdings = await live_holdings(session, now=wall)
             dead = await dead_users(session, now=wall)
+            removed = await removed_holdings(session, dead.keys() - self._cut)
         wanted = await asyncio.to_thread(self._digests, holdings)
         now = self._monotonic()
         self._revision, self._next_sweep = revision, now + SWEEP_S
-        gone = self._outbox.sweep(wanted, now=now)
-        # A well-behaved node that was removed closes its streams at once when it is told.
-        await self._send([(s, replace(h, teams=())) for s, h in gone.items() if s in dead])
+        self._outbox.sweep(wanted, now=now)
+        # An honest node that was removed closes its streams at once when it is told.
+        await self._send(list(removed.items()))
         await self._cut_off(dead, now=wall)
 
     def _digests(self, holdings: Mapping[int, Holding]) -> dict[int, tuple[Holding, bytes]]:
@@ -181,11 +177,11 @@ class Pusher:
 
     async def _cut_off(self, dead: Mapping[int, int], *, now: int) -> None:
         """Have the Master turn away whoever must not listen any more."""
-        revoked = {self._keys.node_user(serial).public: began for serial, began in dead.items()}
-        if revoked == self._cut or not self._link.up.is_set():
+        if dead.keys() == self._cut or not self._link.up.is_set():
             return
+        revoked = {self._keys.node_user(serial).public: began for serial, began in dead.items()}
         await self._link.flush()
         if self._master is not None:
             self._master.configure(revoked, now=now)
         if await self._link.update_account(self._keys.account_jwt(revoked, now=now)):
-            self._cut = revoked
+            self._cut = set(dead)
