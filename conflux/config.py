@@ -70,14 +70,15 @@ def load_config(
     place. *flags* holds "tun_name", "mtu_bytes", "log_format" and "pins" as far as the command
     line named them; None counts as not named. Raises UsageError for anything that is not right.
     """
+    if unknown := flags.keys() - {*_OPTIONS, "pins"}:
+        raise TypeError(f"no such flags: {', '.join(sorted(unknown))}")
     folder = config_dir or _from_environment(environ) or default_config_dir(environ=environ)
     source = _File(folder / FILE_NAME)
     values = {
         **source.options(),
         **_variables(environ),
-        **{name: _option(name, value, f"--{name}") for name, value in flags.items()
-           if name in _OPTIONS and value is not None},
-    }  # fmt: skip
+        **_named(flags),
+    }
     pins = {**source.pins(), **_pins_of(environ), **_pins_of_flags(flags)}
     return Config(config_dir=folder, pins=pins, tables=source.tables(), **values)
 
@@ -214,6 +215,14 @@ def _pins_of_flags(flags: Mapping[str, object]) -> dict[Kind, str]:
     if not isinstance(pins, Mapping):
         raise TypeError("the pins of the command line are a mapping")
     return {Kind(kind): _driver_name(name, f"--{kind}") for kind, name in pins.items()}
+
+
+def _named(flags: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        name: _option(name, flags[name], f"--{name.replace('_', '-')}")
+        for name in _OPTIONS
+        if flags.get(name) is not None
+    }
 
 
 def _option(name: str, value: object, place: str) -> Any:

@@ -73,7 +73,7 @@ from conflux.testing.fakes.crypto import FakeSigner
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What never comes is waited for in vain: in memory everything comes at once or never."""
-    monkeypatch.setattr(rig, "WAIT_S", 0.5)
+    monkeypatch.setattr(rig, "WAIT_S", 0.2)
     monkeypatch.setattr(rig, "DEADLINE_S", 3.0)
 
 

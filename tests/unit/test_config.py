@@ -190,3 +190,10 @@ def test_folder_is_where_the_system_keeps_such_things(
     platform: str, environ: dict[str, str], folder: str
 ) -> None:
     assert default_config_dir(platform, environ) == Path(folder)
+
+
+def test_mistakes_in_flags_say_which(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--tun-name: 'a b' is no interface name"):
+        load_config(tmp_path, {}, {"tun_name": "a b"})
+    with pytest.raises(TypeError, match="no such flags: tun"):
+        load_config(tmp_path, {}, {"tun": "a"})
