@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import itertools
+import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conflux.api import UsageError
+from conflux.runtime import localapi
 from conflux.testing import lab
+from veilnet_guardian import planes, registration, users
+from veilnet_guardian.database import Database
+from veilnet_guardian.datadir import DataDir
+from veilnet_guardian.keys import Keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,3 +119,256 @@ def _covering(path: Path) -> Path | None:
         if not folder.stat().st_mode & 0o001:
             return folder
     return None
+
+
+# A whole overlay: Guardian, Master and conflux, each the program that users start
+
+
+PLANE = "10.99.0.0/24"
+PORT = 8000
+READY_S = 40.0
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+class Conflux:
+    """One conflux on a host of its own, started and asked by the command line."""
+
+    def __init__(self, overlay: Overlay, name: str) -> None:
+        self.overlay = overlay
+        self.name = name
+        self.host = overlay.internet.host(name)
+        self.folder = overlay.folder / name
+        self.log = overlay.folder / f"{name}.log"
+        self.process: lab.Process | None = None
+
+    def register(self, token: str, *options: str, **variables: str) -> Conflux:
+        """Start `register --foreground`; the token goes by its variable."""
+        url = f"http://{lab.Internet.address}:{PORT}"
+        verb = ["register", "--foreground", "--wait", "60", "--guardian", url, "--tag", self.name]
+        return self.start(*verb, *options, VEILNET_REGISTRATION_TOKEN=token, **variables)
+
+    def run(self, **variables: str) -> Conflux:
+        """Start `run`."""
+        return self.start("run", **variables)
+
+    def start(self, *words: str, **variables: str) -> Conflux:
+        assert self.process is None or self.process.poll() is not None
+        argv = [command("veilnet-conflux"), *words, "--config-dir", str(self.folder)]
+        with self.log.open("a") as log:
+            self.process = self.host.popen(argv, stdout=log, stderr=log, env=variables)
+        return self
+
+    def ready(self) -> Conflux:
+        """Wait until it runs."""
+        self.overlay.until(lambda: self.status()["state"] == "running", f"{self.name} to run")
+        return self
+
+    def stop(self) -> int:
+        """End it by SIGTERM; return its exit code."""
+        assert self.process is not None
+        return self.process.stop(grace_s=15)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        argv = [command("veilnet-conflux"), *words, "--config-dir", str(self.folder)]
+        return self.host.run(argv, check=check)
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` shows, by the same socket; state "down" while nobody answers."""
+        return self._ask("status") or {"state": "down", "peers": [], "neighbours": []}
+
+    def info(self) -> dict[str, Any]:
+        return self._ask("info")
+
+    def _ask(self, verb: str) -> dict[str, Any]:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended:\n{self.log.read_text()[-3000:]}")
+        try:
+            return dict(localapi.call(self.folder / "api.sock", verb))
+        except UsageError:
+            return {}
+
+    @functools.cached_property
+    def address(self) -> str:
+        return str(self.info()["address"]).partition("/")[0]
+
+    @property
+    def node_id(self) -> str:
+        return str(self.info()["node_id"])
+
+    def paths_to(self, other: Conflux) -> list[list[str]]:
+        """Every live route to *other*, as names of conflux."""
+        names = {conflux.node_id: conflux.name for conflux in self.overlay.running()}
+        for peer in self.status()["peers"]:
+            if peer["address"] == other.address:
+                # The route used last comes first.
+                ways = [peer["path"], *(p for p in peer["paths"] if p != peer["path"])]
+                return [[names.get(node, node) for node in way] for way in ways if way]
+        return []
+
+    def ping(self, other: Conflux, *options: str, count: int = 1, wait_s: int = 10) -> list[float]:
+        """Ping *other* over the overlay; return the round trips in ms, none if no answer came."""
+        argv = ["ping", "-n", "-c", str(count), "-i", "0.2", "-W", str(wait_s), *options]
+        answer = self.host.run([*argv, other.address], check=False, timeout_s=60)
+        return [float(ms) for ms in re.findall(r"time=([\d.]+) ms", answer.stdout)]
+
+    def reaches(self, other: Conflux) -> bool:
+        return bool(self.ping(other, wait_s=1))
+
+
+class Overlay:
+    """Guardian and Master at the middle of the Internet, users alice and bob, plane "home"."""
+
+    def __init__(self, internet: lab.Internet, folder: Path, template: Path) -> None:
+        self.internet = internet
+        self.folder = folder
+        self.data = folder / "guardian"
+        self.tokens = {name: (template / name).read_text() for name in ("alice", "bob")}
+        self.confluxes: dict[str, Conflux] = {}
+        self.guardian: lab.Process | None = None
+        self._numbers = itertools.count()
+        shutil.copytree(template / "data", self.data)
+
+    def start_guardian(self, *options: str) -> None:
+        """Start it with its Master and wait until both listen."""
+        log = self.folder / f"guardian{next(self._numbers)}.log"
+        argv = [command("veilnet-guardian"), "serve", "--data-dir", str(self.data)]
+        argv += ["--listen", f"{self.internet.address}:{PORT}", *options]
+        with log.open("w") as file:
+            self.guardian = self.internet.world.popen(argv, stdout=file, stderr=file)
+        self.until(lambda: "Guardian listens" in log.read_text(), f"Guardian: {log}")
+
+    def kill_guardian(self) -> None:
+        """SIGKILL; its Master dies with it."""
+        assert self.guardian is not None
+        self.guardian.kill()
+        self.guardian.wait()
+
+    def admin(self, *words: str) -> str:
+        """Run a command of veilnet-guardian beside the server; return what it printed."""
+        return guardian_command(self.data, *words)
+
+    def conflux(self, name: str, user: str = "alice") -> Conflux:
+        """Add a host and start to register its conflux for *user*."""
+        return self.host(name).register(self.tokens[user])
+
+    def host(self, name: str) -> Conflux:
+        """Add a host on which nothing runs yet."""
+        self.confluxes[name] = Conflux(self, name)
+        return self.confluxes[name]
+
+    def running(self) -> list[Conflux]:
+        return [c for c in self.confluxes.values() if c.process and c.process.poll() is None]
+
+    def until(self, condition: Callable[[], Any], what: str, *, within_s: float = READY_S) -> Any:
+        """Wait until *condition* returns something true; return that."""
+        try:
+            return lab.until(condition, deadline_s=within_s, what=what)
+        except lab.LabError as error:
+            tails = [f"--- {p.name}\n{p.read_text()[-1500:]}" for p in self.folder.glob("*.log")]
+            raise AssertionError("\n".join([str(error), *tails])) from None
+
+    def program(
+        self, place: Any, name: str, *arguments: object, **streams: Any
+    ) -> tuple[lab.Process, Path]:
+        """Start a program of tests/lab/programs; return it and the file of what it prints."""
+        out = self.folder / f"{name}{next(self._numbers)}.out"
+        argv = [sys.executable, str(PROGRAMS / f"{name}.py"), *map(str, arguments)]
+        with out.open("w") as file:
+            process = place.popen(argv, stdout=file, stderr=subprocess.STDOUT, **streams)
+        return process, out
+
+    def serve_stream(self, at: Conflux, size_bytes: int, *, port: int = 9000) -> Callable[[], None]:
+        """Serve streams of *size_bytes* at a conflux's overlay address; return what ends that."""
+        process, out = self.program(at.host, "transfer", "serve", at.address, port, size_bytes)
+        self.until(lambda: "ready" in out.read_text(), "the server")
+        self.served = out
+        return process.kill
+
+    def fetch_stream(self, source: Conflux, at: Conflux, *, port: int = 9000) -> Fetch:
+        """Start to fetch a stream that `serve_stream` serves at *source*."""
+        return Fetch(self, *self.program(at.host, "transfer", "fetch", source.address, port))
+
+    def sent_digests(self) -> set[str]:
+        """SHA-256 of each stream that was sent whole by the last `serve_stream`."""
+        return set(self.served.read_text().split()[1:])
+
+
+class Fetch:
+    """A download on its way."""
+
+    def __init__(self, overlay: Overlay, process: lab.Process, out: Path) -> None:
+        self._overlay = overlay
+        self._process = process
+        self._out = out
+
+    def reported(self) -> dict[str, Any]:
+        """How far it is: {"bytes", "sha256"}."""
+        whole, _, _ = self._out.read_text().rpartition("\n")
+        lines = whole.splitlines()
+        if lines and not lines[-1].startswith("{"):
+            raise AssertionError(f"the download broke:\n{whole[-2000:]}")
+        return dict(json.loads(lines[-1])) if lines else {"bytes": 0}
+
+    def wait(self, within_s: float = 60.0) -> dict[str, Any]:
+        """Wait for its end; return what it got."""
+        self._overlay.until(
+            lambda: self._process.poll() is not None, "the download to end", within_s=within_s
+        )
+        return self.reported()
+
+
+def command(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def guardian_command(data: Path, *words: str) -> str:
+    argv = [command("veilnet-guardian"), *words, "--data-dir", str(data)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def guardian_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a Guardian with two users and a plane, and a token of each user.
+
+    Made by what the commands call: five processes would take as long as all else.
+    """
+    folder = tmp_path_factory.mktemp("guardian-template")
+
+    async def make() -> None:
+        data_dir = DataDir(folder / "data")
+        keys, db, now = Keys(data_dir), Database(data_dir), int(time.time())
+        await db.open()
+        async with db.write() as session:
+            plane = await planes.create(session, "home", PLANE, owner=None, now=now)
+            for name in ("alice", "bob"):
+                password = users.hash_password("correct horse battery")
+                user = await users.add(session, f"{name}@example.org", password, now=now)
+                token, _ = await registration.create(
+                    session, keys.tokens, user, plane, days=1, now=now
+                )
+                (folder / name).write_text(token)
+        await db.close()
+
+    asyncio.run(make())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def overlay(guardian_template: Path) -> Iterator[Overlay]:
+    """An Internet without hosts, a Guardian that is not started yet; one for each module."""
+    # Not pytest's folder: its path may be too long for a Unix socket.
+    with tempfile.TemporaryDirectory(prefix="veilnet-lab-") as folder, lab.World() as world:
+        yield Overlay(lab.Internet(world), Path(folder), guardian_template)
+
+
+@pytest.fixture(scope="session")
+def python() -> list[str]:
+    """The start of a command line whose next word is a script."""
+    return [sys.executable, "-c"]

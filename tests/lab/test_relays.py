@@ -1,0 +1,102 @@
+"""Two hosts that are firewalled from each other: relays are found, used, lost and replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.lab
+
+MEGABYTE = 1 << 20
+RELAYS = ("relay-east", "relay-west")
+
+
+@pytest.fixture(scope="module")
+def four(overlay):
+    """London and Tokyo, blocked from each other, and two relays, all running."""
+    overlay.start_guardian()
+    nodes = [overlay.conflux(name) for name in ("london", "tokyo", *RELAYS)]
+    overlay.internet.block(nodes[0].host, nodes[1].host)
+    return [node.ready() for node in nodes]
+
+
+def middle(paths):
+    """The relays of some paths."""
+    return {name for path in paths for name in path[1:-1]}
+
+
+def test_first_ping_is_answered_through_a_relay(four):
+    london, tokyo, *_ = four
+    [first_ms] = london.ping(tokyo)
+    assert first_ms < 10_000, f"the first answer took {first_ms:.0f} ms"
+    for source, target in ((london, tokyo), (tokyo, london)):
+        paths = source.paths_to(target)
+        assert paths
+        assert all(len(path) == 3 for path in paths)
+        assert middle(paths) <= set(RELAYS)
+
+
+def test_many_flows_use_both_relays(overlay, four):
+    london, tokyo, *relays = four
+    overlay.until(
+        lambda: london.reaches(tokyo) and middle(tokyo.paths_to(london)) == set(RELAYS),
+        "tokyo to know both relays",
+    )
+    names = {relay.node_id: relay.name for relay in relays}
+
+    def carried():
+        table = tokyo.status()["neighbours"]
+        return {names[n["node_id"]]: n["sent_bytes"] for n in table if n["node_id"] in names}
+
+    before = carried()
+    end = overlay.serve_stream(tokyo, MEGABYTE)
+    fetches = [overlay.fetch_stream(tokyo, london) for _ in range(8)]
+    got = [fetch.wait() for fetch in fetches]
+    assert {g["bytes"] for g in got} == {MEGABYTE}
+    assert {g["sha256"] for g in got} <= overlay.sent_digests()
+    end()
+    sent = {name: total - before.get(name, 0) for name, total in carried().items()}
+    assert all(sent[name] > MEGABYTE for name in RELAYS), f"sent by each relay: {sent}"
+
+
+def test_download_survives_the_death_of_its_relay(overlay, four):
+    london, tokyo, *relays = four
+    end = overlay.serve_stream(tokyo, 48 * MEGABYTE, port=9002)
+    fetch = overlay.fetch_stream(tokyo, london, port=9002)
+    overlay.until(lambda: fetch.reported()["bytes"] > 4 * MEGABYTE, "the download to begin")
+    [victim] = [r for r in relays if r.name == tokyo.paths_to(london)[0][1]]
+    victim.kill()
+    at = fetch.reported()["bytes"]
+    assert at < 40 * MEGABYTE, "it was over before the relay died"
+    got = fetch.wait()
+    assert got["bytes"] == 48 * MEGABYTE
+    assert got["sha256"] in overlay.sent_digests()
+    end()
+    assert victim.name not in middle(tokyo.paths_to(london))
+    victim.run().ready()
+
+
+def test_relay_whose_cable_is_pulled_is_replaced(overlay, four):
+    london, tokyo, *relays = four
+    overlay.until(lambda: london.reaches(tokyo), "the path before")
+    [victim] = [r for r in relays if r.name == london.paths_to(tokyo)[0][1]]
+    overlay.internet.cut(victim.host)
+    overlay.until(lambda: london.reaches(tokyo), "another way", within_s=15)
+    assert london.paths_to(tokyo)[0][1] != victim.name
+    overlay.internet.mend(victim.host)
+
+
+def test_direct_way_is_taken_once_the_firewall_is_open(overlay, four):
+    london, tokyo, *_ = four
+    overlay.until(lambda: london.reaches(tokyo), "the path before")
+    overlay.internet.unblock(london.host, tokyo.host)
+    try:
+        tokyo.kill()
+        tokyo.run().ready()
+        overlay.until(lambda: london.reaches(tokyo), "tokyo to come back", within_s=20)
+        overlay.until(
+            lambda: london.reaches(tokyo) and ["london", "tokyo"] in london.paths_to(tokyo),
+            "the direct way",
+            within_s=20,
+        )
+    finally:
+        overlay.internet.block(london.host, tokyo.host)

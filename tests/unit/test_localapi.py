@@ -1,0 +1,260 @@
+"""The local API: for its owner, one node a folder, and no client can hurt it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from conflux.api import UsageError
+from conflux.runtime import localapi
+from conflux.runtime.localapi import LocalApi
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """A socket's path short enough for the kernel, wherever pytest keeps its folders."""
+    with tempfile.TemporaryDirectory(prefix="veilnet-api-") as folder:
+        yield Path(folder) / "node" / "api.sock"
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path, **verbs: Callable[[], object]):
+    api = LocalApi(path, verbs or {"status": lambda: {"state": "running"}})
+    await api.start()
+    try:
+        yield api
+    finally:
+        await api.close()
+
+
+async def ask(path: Path, verb: str) -> object:
+    return await asyncio.to_thread(localapi.call, path, verb)
+
+
+async def send(path: Path, octets: bytes) -> bytes:
+    """What a client gets that sends *octets* and then reads to the end."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    with contextlib.suppress(ConnectionError):
+        writer.write(octets)
+        writer.write_eof()
+        await writer.drain()
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_verbs_are_answered_and_nothing_is_left(path):
+    async def main():
+        async with serving(path, status=lambda: {"a": [1]}, info=lambda: "me"):
+            assert await ask(path, "status") == {"a": [1]}
+            assert await ask(path, "info") == "me"
+        assert os.listdir(path.parent) == []
+
+    asyncio.run(main())
+
+
+def test_large_answers_arrive_whole(path):
+    answer = ["x" * 1000] * 900
+
+    async def main():
+        async with serving(path, status=lambda: answer):
+            assert await ask(path, "status") == answer
+
+    asyncio.run(main())
+
+
+def test_only_the_owner_can_connect(path):
+    async def main():
+        before = os.umask(0)
+        try:
+            async with serving(path):
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+                assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+                assert os.umask(0) == 0, "the mask is as it was"
+        finally:
+            os.umask(before)
+
+    asyncio.run(main())
+
+
+def test_second_node_is_refused_and_the_first_goes_on(path):
+    async def main():
+        async with serving(path):
+            with pytest.raises(UsageError, match=r"a node is running already on .*--config-dir"):
+                await LocalApi(path, {}).start()
+            assert await ask(path, "status") == {"state": "running"}
+
+    asyncio.run(main())
+
+
+def test_of_many_nodes_that_start_at_once_one_wins(path):
+    async def main():
+        nodes = [LocalApi(path, {"status": lambda n=n: n}) for n in range(8)]
+        results = await asyncio.gather(*(n.start() for n in nodes), return_exceptions=True)
+        assert sorted(r is None for r in results) == [False] * 7 + [True]
+        assert await ask(path, "status") == results.index(None)
+        for node in nodes:
+            await node.close()
+        assert os.listdir(path.parent) == []
+
+    asyncio.run(main())
+
+
+def test_socket_of_a_killed_node_is_no_obstacle(path):
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.is_socket()
+    assert not localapi.is_running(path)
+
+    async def main():
+        async with serving(path):
+            assert await ask(path, "status") == {"state": "running"}
+
+    asyncio.run(main())
+
+
+def test_node_can_start_again_after_it_closed(path):
+    async def main():
+        for _ in range(2):
+            async with serving(path) as api:
+                assert await ask(path, "status") == {"state": "running"}
+            await api.close()
+
+    asyncio.run(main())
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\n")
+@example(b"[" * 100_000 + b"\n")
+@example(b'{"verb": ["status"]}\n')
+@example(b'{"verb": {}}\n')
+@example(b"7\n")
+@example(b"null\n")
+@example(b"\xff\xff\n")
+@example(b"x" * (2 * localapi.MAX_LINE_BYTES))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_noise_gets_a_line_or_nothing_and_is_not_logged(path, caplog, noise):
+    async def main():
+        async with serving(path):
+            reply = await send(path, noise)
+            assert reply == b"" or json.loads(reply) == {"error": "no such verb; there are status"}
+            assert await ask(path, "status") == {"state": "running"}
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_clients_that_only_hold_the_line_are_cut_off(path, caplog, monkeypatch):
+    monkeypatch.setattr(localapi, "REPLY_S", 0.2)
+
+    async def main():
+        async with serving(path):
+            idle = [await asyncio.open_unix_connection(path) for _ in range(100)]
+            for reader, _ in idle:
+                async with asyncio.timeout(5):
+                    assert await reader.read() == b""
+            assert await ask(path, "status") == {"state": "running"}
+            for _, writer in idle:
+                writer.close()
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_client_that_does_not_read_keeps_nothing_alive(path, monkeypatch):
+    monkeypatch.setattr(localapi, "REPLY_S", 0.2)
+
+    async def main():
+        asked = asyncio.Event()
+
+        def more_than_the_kernel_buffers():
+            asked.set()
+            return "x" * 5_000_000
+
+        async with serving(path, status=more_than_the_kernel_buffers):
+            before = asyncio.all_tasks()
+            deaf = socket.socket(socket.AF_UNIX)
+            deaf.connect(str(path))
+            deaf.sendall(b'{"verb": "status"}\n')
+            await asked.wait()
+            _, waiting = await asyncio.wait(asyncio.all_tasks() - before, timeout=5)
+            assert not waiting
+            deaf.close()
+
+    asyncio.run(main())
+
+
+def test_no_node_gives_a_line_that_says_how_to_start_one(path):
+    with pytest.raises(UsageError, match=r"no node runs at .*veilnet-conflux run.*--config-dir"):
+        localapi.call(path, "status")
+    assert not localapi.is_running(path)
+    path.parent.mkdir()
+    path.write_text("a file")
+    assert not localapi.is_running(path)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"", b"noise\n", b"7\n", b"[]\n", b"{}\n", b"[" * 100_000 + b"\n"]
+)
+def test_answer_that_is_none_gives_one_line(path, reply):
+    async def answer(reader, writer):
+        await reader.readline()
+        writer.write(reply)
+        writer.close()
+
+    async def main():
+        path.parent.mkdir()
+        async with await asyncio.start_unix_server(answer, path):
+            with pytest.raises(UsageError, match="does not answer: restart it"):
+                await ask(path, "status")
+
+    asyncio.run(main())
+
+
+def test_unknown_verb_gives_what_the_node_says(path):
+    async def main():
+        async with serving(path):
+            with pytest.raises(UsageError, match="says: no such verb; there are status"):
+                await ask(path, "dance")
+
+    asyncio.run(main())
+
+
+def test_stop_returns_once_the_node_has_closed(path):
+    async def main():
+        stopping = asyncio.Event()
+        async with serving(path, stop=lambda: stopping.set() or "stopping"):
+            ended = asyncio.get_running_loop().run_in_executor(None, localapi.stop, path)
+            await stopping.wait()
+            assert not ended.done()
+        await ended
+
+    asyncio.run(main())
+
+
+def test_path_that_the_kernel_does_not_take_is_named(tmp_path):
+    path = tmp_path / ("x" * 120) / "api.sock"
+    with pytest.raises(UsageError, match=r"cannot be made \(AF_UNIX path too long\).*--config-dir"):
+        asyncio.run(LocalApi(path, {}).start())
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"api.sock cannot be made \(Not a directory\)"):
+        asyncio.run(LocalApi(tmp_path / "file" / "folder" / "api.sock", {}).start())
