@@ -220,36 +220,25 @@ class Registry:
     def _register(self, plugin: object, name: str) -> None:
         if name in self._dists:
             raise PluginFault(f"{self._dists[name]} has a plugin called {name} already")
-        if self._plugins.register(plugin, name=name) is None:
+        try:
+            registered = self._plugins.register(plugin, name=name)
+        except pluggy.PluginValidationError as error:
+            # The last of its lines says what is wrong, those before only where.
+            raise PluginFault("; ".join(str(error).splitlines())) from error
+        if registered is None:
             raise PluginFault("the entry point leads to None")
         callers = self._plugins.get_hookcallers(plugin) or []
         if not callers:
             raise PluginFault("it implements no hook: is @hookimpl missing?")
         for caller in callers:
-            if not caller.has_spec():
-                raise PluginFault(
-                    f"there is no hook {caller.name}{_did_you_mean(caller.name, HOOKS)}"
-                )
-        for function, is_wrapper in self._implementations(plugin):
-            if is_wrapper:
-                raise PluginFault(f"{function.__name__} wraps other plugins: drivers are their own")
-            if not inspect.isfunction(inspect.unwrap(function)) and not inspect.ismethod(function):
-                raise PluginFault(f"{function!r} is not a function")
-            if inspect.iscoroutinefunction(function):
-                raise PluginFault(f"{function.__name__} is async: hooks are plain functions")
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    _check_implementation(caller, implementation)
         self._plugins.check_pending()
 
     def _unregister(self, plugin: object, name: str) -> None:
         if self._plugins.get_plugin(name) is plugin and plugin is not None:
             self._plugins.unregister(name=name)
-
-    def _implementations(self, plugin: object) -> list[tuple[Callable[..., Any], bool]]:
-        return [
-            (implementation.function, implementation.wrapper or implementation.hookwrapper)
-            for caller in self._plugins.get_hookcallers(plugin) or []
-            for implementation in caller.get_hookimpls()
-            if implementation.plugin is plugin
-        ]
 
     def _describe(self, plugin: object) -> list[tuple[Kind, DriverInfo]]:
         """Ask *plugin* alone for its drivers. Raises PluginFault for any that is not as it must."""
@@ -306,6 +295,17 @@ class Registry:
 
     def _report(self, name: str, dist: str, stage: Stage, fault: PluginFault) -> None:
         self.reports.append(Report(name, dist, stage, str(fault), fault.details))
+
+
+def _check_implementation(caller: pluggy.HookCaller, implementation: pluggy.HookImpl) -> None:
+    name = caller.name
+    # An optional hook may be one of a newer kernel: on this one nobody calls it.
+    if not caller.has_spec() and not implementation.optionalhook:
+        raise PluginFault(f"there is no hook {name}{_did_you_mean(name, HOOKS)}")
+    if implementation.wrapper or implementation.hookwrapper:
+        raise PluginFault(f"{name} wraps other plugins: drivers are their own")
+    if inspect.iscoroutinefunction(implementation.function):
+        raise PluginFault(f"{name} is async: hooks are plain functions")
 
 
 def _hook_of(kind: Kind) -> str:

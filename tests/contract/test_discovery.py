@@ -61,7 +61,7 @@ BROKEN = {
     "wrong signature": (
         HOOKIMPL + "\ndef conflux_router_driver(config): ...",
         Stage.REGISTER,
-        "PluginValidationError: ",
+        "Argument(s) {'config'} are declared in the hookimpl but can not be found",
     ),
     "wrapper": (
         HOOKIMPL + "(wrapper=True)\ndef conflux_router_driver(): return (yield)",

@@ -221,6 +221,19 @@ def test_same_object_twice_is_refused_and_the_first_stays(registry: Registry) ->
     assert registry.select(Kind.TUN).name == "good"
 
 
+def test_optional_hook_of_a_newer_kernel_is_fine(registry: Registry) -> None:
+    class Plugin:
+        @hookimpl
+        def conflux_tun_driver(self) -> DriverInfo:
+            return driver("memory")
+
+        @hookimpl(optionalhook=True)
+        def conflux_moon_driver(self) -> None: ...
+
+    registry.add(Plugin(), name="plugin")
+    assert registry.reports[0].stage is Stage.OK
+
+
 # Observers
 
 
