@@ -50,13 +50,31 @@ def links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def configured() -> set[tuple[str, ...]]:
+    """All interfaces, addresses and routes, without what the kernel changes in its own time:
+    flags such as "linkdown", and the routes that it makes for an IPv6 address."""
+    routes = ip("-4 route show table all") + ip("-6 route show")
+    addresses = [(link["ifname"], a["local"]) for link in ip("address") for a in link["addr_info"]]
+    return {
+        *((name,) for name in links()),
+        *addresses,
+        *((route["dst"], route.get("dev", ""), route.get("table", "main")) for route in routes),
+    }
+
+
+def make_links(*names: str) -> None:
+    """Make interfaces that are up and get no address by themselves: the ends of a cable."""
+    ip(f"link add name {names[0]} type veth peer name {names[1]}")
+    for name in names:
+        ip(f"link set dev {name} addrgenmode none up")
+
+
 def refuse(wanted: TunConfig) -> str:
     """Open in vain; return the one line that says why. Nothing may be left of the try."""
-    before = links(), ip("address"), ip("route show table all"), ip("-6 route show table all")
+    before = configured()
     with pytest.raises(Unavailable) as caught:
         asyncio.run(open_tun(wanted))
-    after = links(), ip("address"), ip("route show table all"), ip("-6 route show table all")
-    assert after == before
+    assert configured() == before
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -135,10 +153,8 @@ class TestOpening:
         asyncio.run(main())
 
     def test_wider_or_narrower_network_elsewhere_is_no_collision(self) -> None:
-        ip("link add name lan type veth peer name far")
+        make_links("lan", "far")
         ip("address add 172.16.0.1/24 dev lan")
-        ip("link set dev lan up")
-        ip("link set dev far up")
         ip("route add 10.0.0.0/8 dev lan")
         ip("route add 10.128.9.0/24 dev lan")
 
@@ -148,16 +164,16 @@ class TestOpening:
         asyncio.run(main())
 
     def test_closed_interface_is_gone_with_its_routes(self) -> None:
-        before = links(), ip("route show table all"), ip("-6 route show table all")
+        before = configured()
 
         async def main() -> None:
             device = await open_tun(config(PLANE, PLANE6, routes=["192.0.2.0/24"]))
-            assert links() != before[0]
+            assert configured() != before
             device.close()
             device.close()
 
         asyncio.run(main())
-        assert (links(), ip("route show table all"), ip("-6 route show table all")) == before
+        assert configured() == before
 
     def test_same_name_opens_again_after_close(self) -> None:
         async def main() -> None:
@@ -227,7 +243,7 @@ class TestRefusing:
 
     @pytest.mark.parametrize("address", [PLANE, PLANE6, "10.128.0.7/32"])
     def test_address_in_use_elsewhere(self, address: str) -> None:
-        ip("link add name lan type veth peer name far")
+        make_links("lan", "far")
         ip(f"address add {PLANE} dev lan")
         ip(f"address add {PLANE6} dev lan nodad")
         line = refuse(config(address))
@@ -247,12 +263,11 @@ class TestRefusing:
         ids=["one way", "lower priority", "two ways"],
     )
     def test_network_routed_elsewhere(self, network: str, way: str, where: str) -> None:
-        ip("link add name lan type veth peer name far")
+        make_links("lan", "far")
         hops = []
         for number, device in enumerate(["lan", "far"]):
             ip(f"address add 172.16.{number}.1/24 dev {device}")
             ip(f"address add fd00:{number}::1/64 dev {device} nodad")
-            ip(f"link set dev {device} up")
             hops.append(f"fd00:{number}::2" if ":" in network else f"172.16.{number}.2")
         way = way.format(*hops)
         ip(f"route add {network} {way}")
