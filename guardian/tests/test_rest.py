@@ -545,6 +545,7 @@ def test_body_above_64_kib_is_refused_whether_announced_or_not(world: MakeWorld)
         json.dumps({"email": "a@b.c", "password": "p" * 2_000}).encode(),
         json.dumps({"email": "a" * 1_000 + "@b.c", "password": "p"}).encode(),
         b'{"email": "a@b.c", "password": ' + b"9" * 5_000 + b"}",
+        b'{"email": "a@b.c", "password": "p", "a\\nb' + b"x" * 50_000 + b'": 1}',
     ],
 )
 def test_hostile_json_is_refused_in_one_line(world: MakeWorld, content: bytes) -> None:
@@ -612,6 +613,38 @@ def test_garbage_tokens_are_refused(world: MakeWorld) -> None:
                     body = {} if verb == "POST" else None
                     answer = await w.client.request(verb, path, headers=headers, json=body)
                     assert answer.status_code == 401, (path, answer.text)
+
+    asyncio.run(main())
+
+
+def test_bug_is_answered_in_one_line_without_its_details(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("veilnet_guardian.planes.list_for", broken)
+
+    async def main() -> None:
+        async with world() as w:
+            alice = await w.user("alice@example.com")
+            answer = await w.client.get("/plane/list", headers=alice)
+            refused(answer, 500, "its log says why")
+            assert "secret detail" not in answer.text
+
+    asyncio.run(main())
+
+
+def test_unknown_names_come_back_on_one_line(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice = await w.user("alice@example.com")
+            for path, query in (
+                ("/plane", {"name": "a\nb"}),
+                ("/org/team", {"name": "a\r\nb"}),
+                ("/conflux", {"conflux": "a\x1b[31mb"}),
+            ):
+                refused(await w.client.get(path, params=query, headers=alice), 404, r"a\?")
 
     asyncio.run(main())
 

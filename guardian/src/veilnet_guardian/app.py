@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veilnet_guardian.context import Guardian
-from veilnet_guardian.errors import GuardianError, TooMany
+from veilnet_guardian.errors import GuardianError, TooMany, one_line
 from veilnet_guardian.routes import auth, conflux, health, org, plane
 
 MAX_BODY_BYTES = 65_536
@@ -44,6 +44,7 @@ def create_app(guardian: Guardian) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DBAPIError, _unavailable)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _failed)
     return BoundedBodies(app)
 
 
@@ -100,7 +101,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _plain(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status_code=status)
+    return JSONResponse({"detail": one_line(detail)}, status_code=status)
 
 
 async def _refusal(_request: Request, error: Exception) -> JSONResponse:
@@ -113,9 +114,14 @@ async def _refusal(_request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _failed(_request: Request, _error: Exception) -> JSONResponse:
+    """A bug. It is raised again after the answer, so that the log has it."""
+    return _plain(500, "Guardian failed: its log says why")
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
-        return _plain(500, "Guardian failed: see its log")
+        return await _failed(request, error)
     answer = _plain(error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
     return answer
@@ -124,7 +130,10 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     """Name the fields and what is wrong with them, never what was sent: it may be a secret."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    lines = [f"{'.'.join(str(part) for part in p['loc'][1:])}: {p['msg']}" for p in problems[:5]]
+    lines = [
+        f"{'.'.join(str(part)[:40] for part in problem['loc'][1:6])}: {problem['msg'][:200]}"
+        for problem in problems[:5]
+    ]
     return _plain(422, "; ".join(lines) or "the request is malformed")
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from conflux.api import UsageError
+from veilnet_guardian.errors import one_line
 from veilnet_guardian.settings import (
     CERTIFICATE_S,
     DEFAULT_MASTER_PORT,
@@ -46,7 +47,7 @@ class OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            click.echo(f"veilnet-guardian: {error}", err=True)
+            click.echo(f"veilnet-guardian: {one_line(str(error))}", err=True)
             ctx.exit(error.exit_code)
 
 

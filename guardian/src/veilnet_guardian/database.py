@@ -49,7 +49,10 @@ class Database:
             url = f"sqlite+aiosqlite:///{data_dir.root / 'guardian.db'}"
         try:
             self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-            self._engine = create_async_engine(url, pool_pre_ping=not self.is_sqlite)
+            # Parameters are keys and hashes: they do not belong into an error's text.
+            self._engine = create_async_engine(
+                url, pool_pre_ping=not self.is_sqlite, hide_parameters=True
+            )
         except (ArgumentError, InvalidRequestError, ImportError) as error:
             raise GuardianError(
                 f"--database-url cannot be used ({error}): "

@@ -41,3 +41,8 @@ class TooMany(GuardianError):
     def __init__(self, message: str, *, retry_s: int) -> None:
         super().__init__(message)
         self.retry_s = retry_s
+
+
+def one_line(message: str) -> str:
+    """*message* without what could break a line or a terminal: it may quote what somebody sent."""
+    return "".join(char if char.isprintable() else "?" for char in message)

@@ -26,8 +26,10 @@ from veilnet_guardian.sessions import dead_users
 log = logging.getLogger("veilnet_guardian.push")
 
 LOOK_S = 0.25
-SWEEP_S = 5.0
-"""Ended sessions and due revocations are noticed by then even if no revision tells."""
+CUT_S = 5.0
+"""How often credentials are looked for that end without a change of revision."""
+SWEEP_S = 60.0
+"""How often all grants are worked out even without one: sessions also end by themselves."""
 
 REPEATS_S = (0.0, 1.0, 5.0)
 """When a changed grant is sent, counted from the change; after that every REMIND_S."""
@@ -109,7 +111,7 @@ class Pusher:
         self._monotonic, self._wall = monotonic, wall
         self._outbox = Outbox()
         self._revision = -1
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_cut = 0.0
         self._generation = link.generation
         self._cut: set[int] = set()
 
@@ -128,7 +130,10 @@ class Pusher:
         async with self._db.read() as session:
             revision = await read_revision(session)
         if revision != self._revision or now >= self._next_sweep:
-            await self._sweep(revision)
+            await self._sweep()
+            await self._cut_off()
+        elif now >= self._next_cut:
+            await self._cut_off()
         if self._link.generation != self._generation:
             self._generation = self._link.generation
             self._cut = set()
@@ -137,21 +142,16 @@ class Pusher:
         for at in range(0, len(due), BATCH):
             await self._send(due[at : at + BATCH])
 
-    async def _sweep(self, revision: int) -> None:
-        wall = int(self._wall())
+    async def _sweep(self) -> None:
+        """Work out who must have what."""
         async with self._db.read() as session:
-            # Read again: grants and their revision must come from one view.
+            # Grants and their revision must come from one view.
             revision = await read_revision(session)
-            holdings = await live_holdings(session, now=wall)
-            dead = await dead_users(session, now=wall)
-            removed = await removed_holdings(session, dead.keys() - self._cut)
+            holdings = await live_holdings(session, now=int(self._wall()))
         wanted = await asyncio.to_thread(self._digests, holdings)
         now = self._monotonic()
         self._revision, self._next_sweep = revision, now + SWEEP_S
         self._outbox.sweep(wanted, now=now)
-        # An honest node that was removed closes its streams at once when it is told.
-        await self._send(list(removed.items()))
-        await self._cut_off(dead, now=wall)
 
     def _digests(self, holdings: Mapping[int, Holding]) -> dict[int, tuple[Holding, bytes]]:
         return {serial: (held, self._maker.digest(held)) for serial, held in holdings.items()}
@@ -175,13 +175,21 @@ class Pusher:
             for _, holding in batch
         ]
 
-    async def _cut_off(self, dead: Mapping[int, int], *, now: int) -> None:
+    async def _cut_off(self) -> None:
         """Have the Master turn away whoever must not listen any more."""
+        self._next_cut, wall = self._monotonic() + CUT_S, int(self._wall())
+        async with self._db.read() as session:
+            dead = await dead_users(session, now=wall)
+            removed = await removed_holdings(session, dead.keys() - self._cut)
         if dead.keys() == self._cut or not self._link.up.is_set():
             return
-        revoked = {self._keys.node_user(serial).public: began for serial, began in dead.items()}
+        # An honest node that was removed closes its streams at once when it is told.
+        await self._send(list(removed.items()))
         await self._link.flush()
+        revoked = {self._keys.node_user(serial).public: began for serial, began in dead.items()}
         if self._master is not None:
-            self._master.configure(revoked, now=now)
-        if await self._link.update_account(self._keys.account_jwt(revoked, now=now)):
+            self._master.configure(revoked, now=wall)
+        if await self._link.update_account(self._keys.account_jwt(revoked, now=wall)):
             self._cut = set(dead)
+        else:
+            self._next_cut = 0.0

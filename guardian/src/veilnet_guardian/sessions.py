@@ -158,6 +158,7 @@ class Logins:
 
     async def unregister(self, token: str, *, now: int) -> None:
         """Remove the conflux of *token*. Raises Unauthorized."""
+        self._tokens.read("conflux", token, now=now)
         async with self._db.write() as session:
             conflux = await confluxes.by_token(session, self._tokens, token, now=now)
             await confluxes.remove(session, conflux, now=now)

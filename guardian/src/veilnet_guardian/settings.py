@@ -36,7 +36,9 @@ class HostPort:
         except ValueError:
             parts, chosen = urlsplit("//"), 0
         if not parts.hostname or parts.path or parts.query or parts.username is not None:
-            raise Invalid(f"{option} {value!r} is not HOST:PORT, such as 127.0.0.1:{port}")
+            raise Invalid(
+                f"{option} {value!r} is not HOST:PORT, such as 127.0.0.1:{port} or [::1]:{port}"
+            )
         return cls(parts.hostname, chosen)
 
     @property

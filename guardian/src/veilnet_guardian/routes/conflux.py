@@ -83,6 +83,9 @@ def _info(conflux: Conflux, plane: Plane) -> ConfluxInfo:
 async def register(guardian: TheGuardian, token: RegistrationBearer, wanted: Wanted) -> Registered:
     """Turn a registration token into a conflux with a token and an address of its own."""
     confluxes.refuse_portal(wanted.portal)
+    async with guardian.db.read() as session:
+        # Whoever has no token is not to keep the writers waiting.
+        await registration.redeem(session, token, now=guardian.now())
     async with guardian.db.write() as session:
         user, plane = await registration.redeem(session, token, now=guardian.now())
         made = await confluxes.create(
