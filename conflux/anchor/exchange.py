@@ -190,7 +190,7 @@ class Exchange:
         self._working: dict[bytes, bytes] = {}
         self._answered: dict[bytes, _Answered] = {}
         self._answers: dict[bytes, tuple[bytes, bytes]] = {}
-        self._established: dict[bytes, NodeId] = {}
+        self._established: dict[bytes, tuple[Purpose, NodeId]] = {}
         self._opened: dict[bytes, _Opened] = {}
         self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
@@ -339,11 +339,13 @@ class Exchange:
         )
 
     def _received_open(self, body: bytes, now: float) -> None:
-        node = self._established.get(body[:REF_BYTES])
-        if node is not None:
-            self._on_opened_again(node, now)
+        ref = body[:REF_BYTES]
+        if ref in self._established:
+            purpose, node = self._established[ref]
+            if purpose is Purpose.STREAM:
+                self._on_opened_again(node, now)
             return
-        answered = self._answered.get(body[:REF_BYTES])
+        answered = self._answered.get(ref)
         if answered is None:
             self._counters["open_unexpected"] += 1
         elif not answered.is_busy_with(body):
@@ -545,12 +547,13 @@ class Exchange:
             return
         pending.key.erase()
         # The deadline stays: until then repeated Asks and Opens are known for what they are.
-        self._established[pending.ref] = pending.peer.node_id
+        purpose = pending.received.ask.purpose
+        self._established[pending.ref] = purpose, pending.peer.node_id
         if tether is not None and opening.tether.kind != pending.answer.tether.kind:
             tether.close()
             tether = None
         done = Established(
-            pending.received.ask.purpose,
+            purpose,
             pending.peer,
             pending.received.teams,
             pending.answer.suite,

@@ -73,7 +73,7 @@ def test_a_peer_that_cannot_make_tethers_answers_without_one(pair):
     ping = pair.left.ping(pair.right)
     pair.network.run(3)
     assert ping.answers == 0
-    assert [e for _, e in pair.left.events][0].startswith("opened right")
+    assert next(e for _, e in pair.left.events).startswith("opened right")
 
 
 def test_the_protocol_runs_the_same_with_real_cryptography():

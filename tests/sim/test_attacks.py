@@ -1,0 +1,480 @@
+"""Neighbours, relays and the Master try what they can: it is dropped, counted, bounded."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+
+from conflux.anchor import exchange, handshake
+from conflux.anchor.exchange import MAX_ANSWERED, MAX_PER_SENDER
+from conflux.anchor.handshake import Standing, make_ask
+from conflux.anchor.identity import Identity, address_tag, node_tag, relay_tag
+from conflux.anchor.relay import MAX_ROUTES_PER_NEIGHBOUR
+from conflux.api import Layout, Router
+from conflux.testing import EqualRouter
+from conflux.testing.packets import udp_packet
+from conflux.testing.simnet import SimNetwork, SimNode
+from conflux.wire.control import AuthLevel, Kind, Purpose, Target, TargetKind
+from conflux.wire.frame import HEADER_BYTES, OUTER, SIZE
+from conflux.wire.inband import LabelUnknown, Setup, SetupOk, Teardown
+
+DATA_BYTE = 0x10
+
+
+def talk(pair) -> None:
+    ping = pair.left.ping(pair.right)
+    pair.network.run(3)
+    assert ping.answers == 1
+
+
+def tether(source: SimNode, target: SimNode):
+    return source.anchor.neighbours.get(target.node_id).tethers[-1]
+
+
+def sent_frames(network: SimNetwork, source: SimNode) -> list[bytes]:
+    """From now on, every frame with packets that *source* sends; probes and greetings left out."""
+    frames: list[bytes] = []
+
+    def note(sender: str, _: str, message: bytes) -> None:
+        if sender == source.name and message[0] == DATA_BYTE and len(message) > 50:
+            frames.append(message)
+
+    network.on_datagram = note
+    return frames
+
+
+def smuggle(source: SimNode, target: SimNode, packet: bytes, *, spoil: int | None = None) -> None:
+    """Seal and send *packet* without the checks at the sender's own end, byte *spoil* changed."""
+    session = source.anchor.sessions[target.node_id]
+    superframe = bytes((Layout.BARE,)) + SIZE.pack(len(packet)) + packet
+    frame = session.out.seal(memoryview(superframe), now=source.now())
+    if spoil is not None:
+        frame[spoil] ^= 0x80
+    route = source.anchor.routing.get(target.node_id).choose(0)
+    route.send(frame, now=source.now())
+
+
+# Frames
+
+
+def test_replayed_frame_is_dropped_and_counted(pair):
+    talk(pair)
+    frames = sent_frames(pair.network, pair.left)
+    pair.left.send_packet(pair.right, b"once")
+    pair.network.run(1)
+    tether(pair.left, pair.right).send(frames * 3)
+    pair.network.run(1)
+    assert pair.right.payloads().count(b"once") == 1
+    assert pair.right.anchor.counters["frame_replayed"] == 3
+
+
+@pytest.mark.parametrize("at", [OUTER.size, OUTER.size + 8, HEADER_BYTES, -1])
+def test_frame_with_a_changed_bit_is_dropped_and_counted(pair, at):
+    talk(pair)
+    frames = sent_frames(pair.network, pair.left)
+    pair.network.underlay.link("left", "right").duplicate = 1.0
+    smuggle(pair.left, pair.right, pair.left.packet(pair.right, b"true"), spoil=at)
+    pair.network.run(1)
+    assert frames
+    assert b"true" not in pair.right.payloads()
+    counters = pair.right.anchor.counters
+    assert counters["frame_forged"] + counters["frame_of_unknown_stream"] == 2
+
+
+def test_a_forged_counter_does_not_move_the_replay_window(pair):
+    talk(pair)
+    frames = sent_frames(pair.network, pair.left)
+    pair.left.send_packet(pair.right, b"true")
+    pair.network.run(1)
+    forged = bytearray(frames[0])
+    struct.pack_into(">Q", forged, OUTER.size + 8, 2**63)
+    tether(pair.left, pair.right).send([forged])
+    pair.network.run(1)
+    pair.left.send_packet(pair.right, b"next")
+    pair.network.run(1)
+    assert pair.right.payloads()[-2:] == [b"true", b"next"]
+
+
+def test_noise_on_a_tether_is_counted_and_harms_nothing(pair):
+    talk(pair)
+    noise = pair.network.underlay.chance
+    pipe = tether(pair.left, pair.right)
+    for size in range(120):
+        pipe.send([noise.randbytes(size)])
+        pipe.send([b"\x10\x01\x00\x00\x00\x00\x00\x00" + noise.randbytes(size)])
+        pipe.send_reliable(noise.randbytes(size))
+        pair.network.run(0.01)
+    talk(pair)
+    counters = pair.right.anchor.counters
+    assert counters["tether_malformed"] > 90
+    assert counters["inband_malformed"] > 100
+
+
+def test_packets_from_foreign_sources_do_not_leave_the_node(pair):
+    talk(pair)
+    foreign = pair.network.add_node("third", teams=["ops"])
+    pair.left.send_burst([udp_packet(foreign.address, pair.right.address, b"not mine")])
+    pair.network.run(1)
+    assert b"not mine" not in pair.right.payloads()
+    assert pair.left.anchor.counters["packet_source_not_ours"] == 1
+
+
+def test_spoofed_inner_source_is_dropped_at_the_receiver(pair):
+    talk(pair)
+    third = pair.network.add_node("third", teams=["ops"])
+    smuggle(pair.left, pair.right, udp_packet(third.address, pair.right.address, b"spoofed"))
+    pair.network.run(1)
+    assert b"spoofed" not in pair.right.payloads()
+    assert pair.right.anchor.counters["packet_source_not_in_certificate"] == 1
+
+
+def test_inner_destination_that_is_not_the_receiver_is_dropped(pair):
+    talk(pair)
+    third = pair.network.add_node("third", teams=["ops"])
+    smuggle(pair.left, pair.right, udp_packet(pair.left.address, third.address, b"pass it on"))
+    pair.network.run(1)
+    assert b"pass it on" not in pair.right.payloads() + third.payloads()
+    assert pair.right.anchor.counters["packet_destination_not_ours"] == 1
+
+
+def test_one_bad_record_does_not_cost_the_good_ones_beside_it(pair):
+    talk(pair)
+    left, right = pair.left, pair.right
+    good = [left.packet(right, text) for text in (b"good 1", b"good 2")]
+    bad = udp_packet(right.address, right.address, b"bad")
+    superframe = bytes((Layout.BARE,)) + b"".join(
+        SIZE.pack(len(packet)) + packet for packet in (good[0], bad, good[1])
+    )
+    frame = left.anchor.sessions[right.node_id].out.seal(memoryview(superframe), now=left.now())
+    left.anchor.routing.get(right.node_id).choose(0).send(frame, now=left.now())
+    pair.network.run(1)
+    assert right.payloads()[-2:] == [b"good 1", b"good 2"]
+
+
+# Labels and routes
+
+
+def test_frame_under_a_label_of_another_tether_is_dropped(relayed):
+    talk(relayed)
+    route = next(r for r in relayed.left.anchor.routing.get(relayed.right.node_id).routes)
+    relay = next(r for r in relayed.relays if r.node_id == route.path[1])
+    mallory = relayed.network.add_node("mallory", teams=["ops"])
+    relayed.network.guardian.attach(relay.name, "ops")
+    relayed.network.run(1)
+    mallory.ping(relay)
+    relayed.network.run(1)
+    frames = sent_frames(relayed.network, relayed.left)
+    relayed.left.send_packet(relayed.right, b"labelled", port=7)
+    relayed.network.run(1)
+    before = relay.anchor.counters["label_unknown"]
+    stolen = OUTER.pack(DATA_BYTE, 5, 0, route.label) + frames[0][OUTER.size :]
+    tether(mallory, relay).send([stolen])
+    relayed.network.run(1)
+    assert relay.anchor.counters["label_unknown"] == before + 1
+    assert relayed.right.anchor.counters["frame_replayed"] == 0
+
+
+def test_a_frame_out_of_hops_goes_no_further(relayed):
+    talk(relayed)
+    route = relayed.left.anchor.routing.get(relayed.right.node_id).routes[0]
+    relay = next(r for r in relayed.relays if r.node_id == route.path[1])
+    session = relayed.left.anchor.sessions[relayed.right.node_id]
+    frame = session.out.seal(memoryview(b"\x00"), now=relayed.left.now())
+    OUTER.pack_into(frame, 0, DATA_BYTE, 1, 0, route.label)
+    tether(relayed.left, relay).send([frame])
+    relayed.network.run(1)
+    assert relay.anchor.counters["relay_hop_limit"] == 1
+
+
+def test_an_unknown_label_ends_the_route_and_traffic_finds_another(relayed):
+    talk(relayed)
+    reach = relayed.left.anchor.routing.get(relayed.right.node_id)
+    for relay in relayed.relays:  # as if both had forgotten
+        relay.anchor.relay._routes.clear()
+        for neighbour in relay.anchor.neighbours.all():
+            neighbour.labels.clear()
+    pings = []
+    for n in range(20):
+        pings.append(relayed.left.ping(relayed.right, port=n + 1))
+        relayed.network.run(0.1)
+    relayed.network.run(1)
+    assert all(ping.answers for ping in pings[10:])
+    assert reach.routes
+
+
+@pytest.mark.parametrize("broken", ["loop", "not the neighbour", "not on it", "known id"])
+def test_set_ups_that_make_no_sense_are_refused(relayed, broken):
+    talk(relayed)
+    left, right, relay = relayed.left, relayed.right, relayed.relays[0]
+    if left.anchor.neighbours.get(relay.node_id) is None:
+        relay = relayed.relays[1]
+    path = {
+        "loop": [left.node_id, relay.node_id, left.node_id],
+        "not the neighbour": [right.node_id, relay.node_id, left.node_id],
+        "not on it": [left.node_id, right.node_id],
+        "known id": [left.node_id, relay.node_id, right.node_id],
+    }[broken]
+    route_id = b"r" * 16
+    known = next(iter(relay.anchor.relay._routes))
+    before = relay.anchor.relay.carried
+    message = Setup(known if broken == "known id" else route_id, 90, path)
+    tether(left, relay).send_reliable(message.encode())
+    relayed.network.run(1)
+    counters = relay.anchor.counters
+    assert counters["setup_refused"] + counters["inband_malformed"] == 1
+    assert relay.anchor.relay.carried == before
+
+
+def test_a_relay_carries_only_so_many_routes_for_one_neighbour(relayed):
+    talk(relayed)
+    left, right = relayed.left, relayed.right
+    route = left.anchor.routing.get(right.node_id).routes[0]
+    relay = next(r for r in relayed.relays if r.node_id == route.path[1])
+    for n in range(2 * MAX_ROUTES_PER_NEIGHBOUR):
+        setup = Setup(n.to_bytes(16, "big"), 90, [left.node_id, relay.node_id, right.node_id])
+        tether(left, relay).send_reliable(setup.encode())
+    relayed.network.run(2)
+    assert relay.anchor.relay.carried <= 2 * MAX_ROUTES_PER_NEIGHBOUR
+    from_left = [
+        r for r in relay.anchor.relay._routes.values() if r.before.peer.node_id == left.node_id
+    ]
+    assert len(from_left) == MAX_ROUTES_PER_NEIGHBOUR
+    talk(relayed)
+
+
+def test_a_destination_refuses_routes_from_those_it_has_no_streams_with(relayed):
+    network, relay = relayed.network, relayed.relays[0]
+    talk(relayed)
+    stranger = network.add_node("stranger")
+    network.block(stranger, relayed.right)
+    stranger.anchor._ask_node(relay.node_id, network.now())
+    network.run(1)
+    path = [stranger.node_id, relay.node_id, relayed.right.node_id]
+    tether(stranger, relay).send_reliable(Setup(b"s" * 16, 90, path).encode())
+    network.run(3)
+    assert relayed.right.anchor.counters["setup_refused"] == 1
+    assert b"s" * 16 not in relay.anchor.relay._routes
+
+
+def test_others_cannot_confirm_or_tear_down_a_route(relayed):
+    talk(relayed)
+    network, left, right = relayed.network, relayed.left, relayed.right
+    route = left.anchor.routing.get(right.node_id).routes[0]
+    relay = next(r for r in relayed.relays if r.node_id == route.path[1])
+    mallory = network.add_node("mallory")
+    for victim in (left, relay):
+        mallory.anchor._ask_node(victim.node_id, network.now())
+        network.run(1)
+        for message in (
+            Teardown(route.route_id, 5), SetupOk(route.route_id, 77), LabelUnknown(route.label)
+        ):  # fmt: skip
+            tether(mallory, victim).send_reliable(message.encode())
+        network.run(1)
+    assert route in left.anchor.routing.get(right.node_id).routes
+    talk(relayed)
+
+
+# Handshakes
+
+
+def standing_of(network: SimNetwork, name: str) -> Standing:
+    """What an insider holds who registered as *name* but runs code of his own."""
+    network.guardian.enrol(name, addresses=[f"10.77.99.{len(name)}/16"], teams=["ops"])
+    identity = Identity(network.crypto, network.entropy)
+    grant = network.guardian.admit(name, identity)
+    return Standing(network.crypto, network.entropy, identity, network.guardian.key, grant)
+
+
+def ask_of(me: Standing, target: Target, network: SimNetwork, purpose=Purpose.STREAM) -> bytes:
+    return make_ask(
+        me,
+        target,
+        purpose=purpose,
+        auth_level=AuthLevel.HANDSHAKE,
+        tether_kinds=("sim",),
+        avoid=(),
+        wall=1_800_000_000 + network.now(),
+    ).message
+
+
+def test_a_flood_of_asks_stays_within_bounds_and_honest_peers_get_through(pair):
+    network, right = pair.network, pair.right
+    network.channel.records = False
+    plane_key, address = network.guardian.plane_key, pair.right.address.packed
+    insiders = [standing_of(network, "x" * n) for n in range(1, 31)]
+    target = Target(TargetKind.ADDRESS, address)
+    peak = 0
+    ping = None
+    for tick in range(400):
+        for me in insiders:
+            handle = node_tag(plane_key, me.node_id)
+            message = ask_of(me, target, network)
+            network.channel.publish(handle, address_tag(plane_key, address), message)
+        network.run(0.01)
+        held = len(right.anchor.exchange._answered) + len(right.anchor.exchange._working)
+        peak = max(peak, held)
+        if tick == 200:
+            ping = pair.left.ping(right)
+    network.run(2)
+    assert peak <= MAX_PER_SENDER * (len(insiders) + 1) <= MAX_ANSWERED
+    assert ping is not None
+    assert ping.answers == 1
+    assert right.anchor.counters["control_over_rate"] > 1_000
+    network.run(120)
+    assert len(right.anchor.exchange._answered) == len(right.anchor.exchange._working) == 0
+    assert network.underlay.tethers("right") == []  # none of the offers stayed behind
+
+
+def test_noise_on_the_control_channel_is_counted_and_harms_nothing(pair):
+    network, right = pair.network, pair.right
+    tag = node_tag(network.guardian.plane_key, right.node_id)
+    for size in range(2, 400):
+        noise = network.underlay.chance.randbytes(size)
+        network.channel.publish(noise[:16], tag, bytes((1, 1 + size % 4)) + noise)
+    network.run(1)
+    assert sum(right.anchor.counters.values()) >= 398
+    talk(pair)
+
+
+def test_an_ask_with_a_certificate_of_ones_own_making_is_dropped(pair):
+    network, right = pair.network, pair.right
+    honest = standing_of(network, "insider")
+    wider = replace(
+        honest.grant.certificate, addresses=pair.left.anchor.standing.grant.certificate.addresses
+    )
+    liar = replace(honest, grant=replace(honest.grant, certificate=wider))
+    target = Target(TargetKind.ADDRESS, right.address.packed)
+    handle = node_tag(network.guardian.plane_key, honest.node_id)
+    tag = address_tag(network.guardian.plane_key, right.address.packed)
+    network.channel.publish(handle, tag, ask_of(liar, target, network))
+    network.run(1)
+    assert right.anchor.counters["control: certificate was not signed by Guardian"] == 1
+    assert network.channel.count(Kind.ANSWER) == 0
+
+
+def test_an_ask_for_another_ones_address_is_dropped(pair):
+    network, right = pair.network, pair.right
+    me = standing_of(network, "insider")
+    target = Target(TargetKind.ADDRESS, pair.left.address.packed)
+    tag = address_tag(network.guardian.plane_key, right.address.packed)
+    network.channel.publish(b"h" * 16, tag, ask_of(me, target, network))
+    network.run(1)
+    assert not right.anchor.exchange._working
+    assert network.channel.count(Kind.ANSWER) == 0
+
+
+@pytest.mark.parametrize("changes", [{"suite": 2}, {"auth_level": AuthLevel.HANDSHAKE}])
+def test_an_answer_that_lowers_what_was_asked_for_is_refused(pair, monkeypatch, changes):
+    """A node that answers with less than was asked for, properly signed."""
+    pair.left.anchor.exchange._auth_level = AuthLevel.CHECKPOINT
+    honest = handshake.Answer
+
+    def lowered(**fields):
+        return honest(**{**fields, **changes})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(handshake, "Answer", lowered)
+        lowered.decode = honest.decode
+        ping = pair.left.ping(pair.right)
+        pair.network.run(6)
+    assert ping.answers == 0
+    assert pair.left.anchor.counters["control: Answer that lowers what was asked for"] > 0
+    assert not pair.left.anchor.sessions
+
+
+def test_a_relay_ask_gives_one_tether_however_often_it_is_drawn(relayed):
+    network = relayed.network
+    relayed.relays[1].stop()
+    relayed.left.ping(relayed.right)
+    network.run(1)
+    relay = relayed.relays[0]
+    assert len(relayed.left.anchor.neighbours.get(relay.node_id).tethers) == 1
+    assert relay.anchor.counters["ask_doubled"] > 0
+
+
+def test_any_relay_is_never_asked_for_streams(pair):
+    network = pair.network
+    me = standing_of(network, "insider")
+    message = ask_of(me, Target(TargetKind.ANY_RELAY), network)
+    for _ in range(4):
+        network.channel.publish(b"h" * 16, relay_tag(network.guardian.plane_key), message)
+    network.run(1)
+    assert network.channel.count(Kind.ANSWER) == 0
+
+
+# Plugins
+
+
+class Broken(Router):
+    """A router that gives what *weights* says, or raises."""
+
+    def __init__(self, settings=None) -> None:
+        self.weights = None
+
+    def start(self, node, seed):
+        raise RuntimeError("a plugin's bug")
+
+    def link_measured(self, link, sample, *, now):
+        raise RuntimeError("a plugin's bug")
+
+    def link_lost(self, link, *, now):
+        raise RuntimeError("a plugin's bug")
+
+    def propose(self, destination, *, limit, avoid, now):
+        return [(destination,), (destination, destination, destination), "nonsense", 7]
+
+    def weigh(self, destination, paths, *, now):
+        if self.weights is None:
+            raise RuntimeError("a plugin's bug")
+        return self.weights * len(paths)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [None, [float("nan")], [float("inf")], [-1.0], [0.0], [1e308] * 3, ["a lot"], [None]],
+)
+def test_a_router_plugin_out_of_its_mind_does_not_stop_traffic(weights):
+    network = SimNetwork(seed=6)
+    broken = Broken()
+    broken.weights = weights
+    left = network.add_node("left", teams=["ops"], router=lambda: broken)
+    right = network.add_node("right", teams=["ops"])
+    network.block(left, right)
+    for name in ("one", "two"):
+        network.add_node(name)
+    left.ping(right)
+    network.run(5)
+    pings = [left.ping(right, port=1_024 + n) for n in range(50)]
+    network.run(2)
+    assert all(ping.answers == 1 for ping in pings)
+    assert left.anchor.counters["router_gave_unusable_weights"] > 0
+
+
+def test_a_router_that_weighs_sends_flows_where_it_says(relayed):
+    class First(EqualRouter):
+        def weigh(self, destination, paths, *, now):
+            best = min(paths)
+            return [1.0 if path == best else 0.0 for path in paths]
+
+    network = SimNetwork(seed=8)
+    left = network.add_node("left", teams=["ops"], router=First)
+    right = network.add_node("right", teams=["ops"])
+    network.block(left, right)
+    for name in ("one", "two"):
+        network.add_node(name)
+    left.ping(right)
+    network.run(5)
+    used = set()
+    network.on_datagram = lambda source, to, message: (
+        used.add(to) if source == "left" and len(message) > 60 else None
+    )
+    for n in range(50):
+        left.send_packet(right, b"flow", port=1_024 + n)
+    network.run(1)
+    assert len(used) == 1
+
+
+def test_the_constants_of_the_exchange_are_those_of_the_page():
+    assert (exchange.MAX_ASKED, MAX_ANSWERED, MAX_PER_SENDER) == (256, 1_024, 4)
