@@ -16,8 +16,8 @@ from collections.abc import Callable
 from ipaddress import ip_interface
 from time import perf_counter
 
+from conflux import lab
 from conflux.api import Layout, TunConfig
-from conflux.testing import lab
 from conflux_tun_linux.device import LinuxTun, LinuxTunDriver
 
 ROUNDS = 200

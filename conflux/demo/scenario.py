@@ -18,7 +18,7 @@ from typing import Any
 
 from conflux.api import Unavailable, UsageError
 from conflux.demo.picture import Picture, bar, rows
-from conflux.testing.lab import Host, Internet, LabError, Process, World, missing, until
+from conflux.lab import Host, Internet, LabError, Process, World, missing, until
 
 PLANE = "10.99.0.0/24"
 TALKERS = ("london", "tokyo")

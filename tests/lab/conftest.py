@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
+from conflux import lab
 from conflux.api import UsageError
 from conflux.runtime import localapi
-from conflux.testing import lab
 from veilnet_guardian import planes, registration, users
 from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir

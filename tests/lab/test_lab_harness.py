@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conflux.testing import lab
+from conflux import lab
 
 pytestmark = pytest.mark.lab
 
@@ -163,7 +163,7 @@ class TestPrograms:
 
 OWNER = """
 import sys, time
-from conflux.testing import lab
+from conflux import lab
 with lab.World() as world:
     internet = lab.Internet(world)
     host = internet.host(sys.argv[1])
@@ -306,7 +306,7 @@ class TestWaiting:
             lab.until(lambda: False, deadline_s=0.05, what="rain")
 
 
-MISSING = "from conflux.testing import lab; print(*lab.missing(), sep='\\n')"
+MISSING = "from conflux import lab; print(*lab.missing(), sep='\\n')"
 
 
 class TestMissing:

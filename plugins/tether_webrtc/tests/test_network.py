@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from conflux.api import TetherConfig
-from conflux.testing.lab import in_private_network
+from conflux.lab import in_private_network
 from conflux_tether_webrtc import description as wire
 from conflux_tether_webrtc.driver import WebRtcTetherDriver
 

@@ -1,7 +1,7 @@
 """Runs every test marked `lab` in a fork with a network namespace of its own.
 
 So no test sees the machine's interfaces, and none can leave one behind. It needs root, or a user
-namespace where an ordinary user is root: `conflux.testing.lab` takes what there is.
+namespace where an ordinary user is root: `conflux.lab` takes what there is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 
 import pytest
 
-from conflux.testing import lab
+from conflux import lab
 
 
 @functools.cache
