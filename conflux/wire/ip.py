@@ -11,10 +11,11 @@ _PORTS = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite: por
 
 def addresses(packet: memoryview) -> tuple[bytes, bytes]:
     """Return (source, destination), 4 or 16 bytes each. Raises WireError if it is not IP."""
-    version = packet[0] >> 4
-    if version == 4 and len(packet) >= 20:
+    size = len(packet)
+    version = packet[0] >> 4 if size else 0
+    if version == 4 and size >= 20:
         return bytes(packet[12:16]), bytes(packet[16:20])
-    if version == 6 and len(packet) >= 40:
+    if version == 6 and size >= 40:
         return bytes(packet[8:24]), bytes(packet[24:40])
     raise WireError("not an IP packet")
 
@@ -29,7 +30,8 @@ def is_unicast(address: bytes) -> bool:
 def flow_hash(packet: memoryview) -> int:
     """Return 32 bits that are the same for all packets of one flow (RFC 6437 §2 without labels).
 
-    Fragments (RFC 791 §3.2) hash by their addresses alone, since only the first has ports.
+    *packet* is one that `addresses` took for IP. Fragments (RFC 791 §3.2) hash by their addresses
+    alone, since only the first has ports.
     """
     if packet[0] >> 4 == 4:
         header = (packet[0] & 0x0F) * 4
