@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from veilnet_guardian.cli import main
+from veilnet_guardian.keys import crypto_driver
 
 PASSWORD = "correct horse battery"
 
@@ -176,6 +177,18 @@ def test_data_dir_that_cannot_be_is_refused(run: Run, tmp_path: Path) -> None:
     below = str(tmp_path / "file" / "guardian")
     result = run("plane", "create", "home", "10.8.0.0/24", "--data-dir", below)
     assert_one_line(result, "is not a folder: choose another with --data-dir")
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [("nosuch", "nosuch"), ("pqcrypto", "cannot make an ML-DSA key from a seed: choose crypto")],
+)
+def test_unusable_crypto_driver_is_named(
+    ready: Run, monkeypatch: pytest.MonkeyPatch, driver: str, reason: str
+) -> None:
+    monkeypatch.setattr("veilnet_guardian.keys.crypto_driver", crypto_driver.__wrapped__)
+    where = ("--user", "alice@example.com", "--plane", "home")
+    assert_one_line(ready("token", "create", *where, VEILNET_PLUGIN_CRYPTO=driver), reason)
 
 
 def test_concurrent_first_commands_share_one_guardian(tmp_path: Path) -> None:

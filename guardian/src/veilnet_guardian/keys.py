@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
-from functools import cached_property
+from functools import cache, cached_property
 
 from conflux.anchor.identity import guardian_fingerprint
-from conflux.api import CryptoDriver, Signer
+from conflux.api import CryptoDriver, Kind, Signer
 from veilnet_guardian.datadir import DataDir
 from veilnet_guardian.natsjwt import MasterKeys
 from veilnet_guardian.tokens import Tokens
@@ -18,11 +19,20 @@ def fresh_key() -> bytes:
     return secrets.token_bytes(32)
 
 
+@cache
 def crypto_driver() -> CryptoDriver:
-    """The driver under Guardian's key: the one that can start from a seed, pyca's."""
-    from conflux_crypto_openssl.driver import OpenSslCrypto
+    """The crypto driver of this process, chosen as a node chooses its own.
 
-    return OpenSslCrypto({})
+    It is asked to load a key from its seed, which not every driver can: `VEILNET_PLUGIN_CRYPTO`
+    pins one that does. Raises UsageError.
+    """
+    from conflux.registry import Registry
+
+    registry = Registry()
+    registry.load()
+    _, driver = registry.create(Kind.CRYPTO, {}, os.environ.get("VEILNET_PLUGIN_CRYPTO") or None)
+    made: CryptoDriver = driver
+    return made
 
 
 class Keys:
