@@ -115,7 +115,8 @@ class _Asked(_Step):
     failed: Callable[[float], None]
     repeats: list[Timer] = field(default_factory=list)
     yielded: bool = False
-    """A crossing Ask won: this one waits for nothing any more, but still runs out."""
+    """A crossing Ask won: this one is not repeated any more. Whoever made that Ask has not signed
+    yet, so if this one is answered all the same, that counts."""
 
     @property
     def target(self) -> Target:
@@ -324,7 +325,7 @@ class Exchange:
             self._world.publish(opened.tag, opened.message)
             return
         asked = self._asked.get(body[:REF_BYTES])
-        if asked is None or asked.yielded:
+        if asked is None:
             self._counters["answer_unexpected"] += 1
         elif not asked.is_busy_with(body):
             self._verify_answer(asked, body, now)
@@ -370,7 +371,7 @@ class Exchange:
 
     def _answer_verified(self, asked: _Asked, me: Standing, received: ReceivedAnswer) -> None:
         asked.verified()
-        if asked.yielded or self._asked.pop(asked.pending.ref, None) is None:
+        if self._asked.pop(asked.pending.ref, None) is None:
             return
         asked.end()
         offer = received.answer.tether

@@ -365,6 +365,24 @@ def test_an_ask_for_another_ones_address_is_dropped(pair):
     assert network.channel.count(Kind.ANSWER) == 0
 
 
+def test_asks_forged_in_a_peers_name_do_not_keep_a_pair_apart(pair):
+    """An Ask is not signed: a team mate can put another's certificate into his own."""
+    network = pair.network
+    honest = standing_of(network, "insider")
+    plane_key = network.guardian.plane_key
+    for forged, victim in ((pair.left, pair.right), (pair.right, pair.left)):
+        certificate = forged.anchor.standing.grant.certificate
+        liar = replace(honest, grant=replace(honest.grant, certificate=certificate))
+        target = Target(TargetKind.ADDRESS, victim.address.packed)
+        for _ in range(3):
+            tag = address_tag(plane_key, victim.address.packed)
+            network.channel.publish(b"h" * 16, tag, ask_of(liar, target, network))
+    network.run(0.003)
+    first, second = pair.left.ping(pair.right), pair.right.ping(pair.left)
+    network.run(2)
+    assert first.answers == second.answers == 1
+
+
 @pytest.mark.parametrize("changes", [{"suite": 2}, {"auth_level": AuthLevel.HANDSHAKE}])
 def test_an_answer_that_lowers_what_was_asked_for_is_refused(pair, monkeypatch, changes):
     """A node that answers with less than was asked for, properly signed."""
