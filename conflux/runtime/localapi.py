@@ -23,7 +23,7 @@ SYSTEM_SOCKET = Path("/run/veilnet/api.sock")
 MAX_LINE_BYTES = 1 << 20
 REPLY_S = 5.0
 STOP_S = 10.0
-MAX_CLIENTS = 32
+MAX_CLIENTS = 128
 
 Verb = Callable[[], object]
 
@@ -80,10 +80,12 @@ class LocalApi:
         writer.transport.set_write_buffer_limits(0)
         try:
             async with asyncio.timeout(REPLY_S):
-                if self._clients <= MAX_CLIENTS:
-                    line = await reader.readline()
-                    writer.write(json.dumps(self._reply(line)).encode() + b"\n")
-                    await writer.drain()
+                if self._clients > MAX_CLIENTS:
+                    reply: dict[str, object] = {"error": "too many ask at once: ask again"}
+                else:
+                    reply = self._reply(await reader.readline())
+                writer.write(json.dumps(reply).encode() + b"\n")
+                await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
             pass  # a client that is slow, gone or sends a line without end
         finally:
