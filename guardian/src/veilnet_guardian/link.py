@@ -25,6 +25,8 @@ log = logging.getLogger("veilnet_guardian.master")
 CONNECT_S = 2
 RETRY_S = 0.2
 ANSWER_S = 2.0
+SINK_BYTES = 8 * 1_048_576
+"""How much the sink holds before it drops; dropping is all that it does anyway."""
 
 
 class MasterLink:
@@ -78,7 +80,7 @@ class MasterLink:
             reconnected_cb=on_reconnected,
         )
         try:
-            await client.subscribe("v1.>", cb=_swallow)
+            await client.subscribe("v1.>", cb=_swallow, pending_bytes_limit=SINK_BYTES)
             await client.flush(CONNECT_S)
             self._client = client
             self._went_up()
