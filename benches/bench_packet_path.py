@@ -1,0 +1,112 @@
+"""What the protocol core costs per superframe: seal, open, and the whole way through two nodes.
+
+`seal` and `open` are a stream alone; `egress` is Anchor.take_burst up to the tether's send,
+`ingress` is a message from the tether up to the TUN device's records, both with every check.
+Microseconds per superframe, medians of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from time import perf_counter
+
+from conflux.anchor.stream import InStream, OutStream
+from conflux.api import MAX_MESSAGE_BYTES, Layout
+from conflux.testing.simnet import SimNetwork, SimNode
+from conflux.wire.frame import INNER, OUTER, SIZE
+
+ROUNDS = 30
+FRAMES = 200
+SHAPES = ((1, 64), (1, 1_400), (40, 64), (40, 1_400))
+"""(packets in a superframe, bytes of each packet)"""
+
+
+def main() -> None:
+    print(f"{'packets':>7}{'bytes':>7}{'seal':>8}{'open':>8}{'egress':>8}{'ingress':>9}   Mbit/s*")
+    for packets, size in SHAPES:
+        rounds = [measure(packets, size) for _ in range(ROUNDS)]
+        seal, opened, egress, ingress = (
+            statistics.median(column) for column in zip(*rounds, strict=True)
+        )
+        rate = packets * size * 8 / max(egress, ingress)
+        print(
+            f"{packets:>7}{size:>7}{seal:>8.2f}{opened:>8.2f}{egress:>8.2f}{ingress:>9.2f}{rate:>10.0f}"
+        )
+    print("* of the slower side, on one core, without TUN and tether")
+
+
+def measure(packets: int, size: int) -> tuple[float, float, float, float]:
+    """Return microseconds per superframe for each stage."""
+    _, left, right = connected()
+    packet = left.packet(right, bytes(size - 28))
+    burst = bytes((Layout.BARE,)) + (SIZE.pack(size) + packet) * packets
+    superframe = memoryview(burst)
+
+    session = left.anchor.sessions[right.node_id]
+    out: OutStream = session.out
+    frames: list[bytearray] = []
+    seal = timed(lambda: frames.append(out.seal(superframe, now=0.0)))
+
+    sink: list[bytearray] = []
+    neighbour = left.anchor.neighbours.get(right.node_id)
+    assert neighbour is not None
+    neighbour.tethers[-1] = Sink(sink)  # type: ignore[assignment]
+    egress = timed(lambda: left.anchor.take_burst(superframe, now=0.0))
+
+    back = right.anchor.sessions[left.node_id].inbound
+    assert back is not None
+    into = memoryview(bytearray(MAX_MESSAGE_BYTES))
+    opened = timed_over(frames, lambda frame: open_one(back, frame, into))
+
+    right.deliver = nothing  # type: ignore[method-assign,assignment]
+    here = right.anchor.neighbours.get(left.node_id)
+    assert here is not None
+    ingress = timed_over(sink, lambda m: right.anchor.neighbours.take_datagram(here, memoryview(m)))
+    return seal, opened, egress, ingress
+
+
+def connected() -> tuple[SimNetwork, SimNode, SimNode]:
+    network = SimNetwork(seed=1)
+    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    left.ping(right)
+    network.run(1)
+    return network, left, right
+
+
+class Sink:
+    """A tether that keeps what it is given."""
+
+    def __init__(self, messages: list[bytearray]) -> None:
+        self._messages = messages
+
+    def send(self, messages: tuple[bytearray, ...]) -> int:
+        self._messages.extend(messages)
+        return len(messages)
+
+
+def open_one(stream: InStream, frame: bytearray, into: memoryview) -> None:
+    view = memoryview(frame)
+    stream.open(view, INNER.unpack_from(view, OUTER.size)[1], into)
+
+
+def nothing(records: memoryview, layout: Layout) -> None:
+    """Where the packets end."""
+
+
+def timed(call: Callable[[], object]) -> float:
+    began = perf_counter()
+    for _ in range(FRAMES):
+        call()
+    return (perf_counter() - began) / FRAMES * 1e6
+
+
+def timed_over(items: list[bytearray], call: Callable[[bytearray], object]) -> float:
+    began = perf_counter()
+    for item in items:
+        call(item)
+    return (perf_counter() - began) / len(items) * 1e6
+
+
+if __name__ == "__main__":
+    main()
