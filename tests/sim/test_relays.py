@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from conflux.testing import EqualRouter
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.control import Kind
 
@@ -171,3 +172,32 @@ def test_a_relay_never_sees_a_packet_in_the_clear(relayed):
     assert sum(len(message) for message in seen) > 5 * 2 * len(marker)
     assert not any(marker in message for message in seen)
     assert not any(marker in message.payload for message in relayed.network.channel.messages)
+
+
+class Proposing(EqualRouter):
+    """Knows one way, as a router that hears gossip would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: tuple[bytes, ...] = ()
+
+    def propose(self, destination, *, limit, avoid, now):
+        return [self.path] if self.path and self.path[-1] == destination else []
+
+
+def test_a_proposed_way_over_four_relays_carries_traffic_both_ways():
+    network = SimNetwork(seed=12)
+    router = Proposing()
+    left = network.add_node("left", teams=["ops"], router=lambda: router)
+    right = network.add_node("right", teams=["ops"])
+    chain = [left, *(network.add_node(f"relay {n}") for n in range(4)), right]
+    for at, one in enumerate(chain):
+        network.block(one, *chain[at + 2 :])
+    router.path = tuple(node.node_id for node in chain)
+    pings = steady(network, left, right, 15)
+    network.run(1)
+    assert all(ping.answers == 1 for ping in pings[-20:])
+    paths = [route.path for route in left.anchor.routing.get(right.node_id).routes]
+    assert paths == [router.path]
+    back = [route.path for route in right.anchor.routing.get(left.node_id).routes]
+    assert back == [tuple(reversed(router.path))]
