@@ -1,0 +1,269 @@
+"""The command line against a real Guardian on loopback, on a machine whose TUN is in memory.
+
+With that TUN every verb can be tried by any user: nothing of this machine's network is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from veilnet_guardian import confluxes, planes, registration, users
+from veilnet_guardian.database import Database
+from veilnet_guardian.datadir import DataDir
+from veilnet_guardian.keys import Keys
+
+EMAIL = "alice@example.org"
+DAY_S = 86_400
+READY_S = 30.0
+
+MEMORY_TUN = """
+from conflux.api import API_VERSION, DriverInfo, hookimpl
+
+@hookimpl
+def conflux_tun_driver():
+    return DriverInfo(name="memory", target="conflux.testing:MemoryTunDriver", api=API_VERSION)
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard error without the warning that this Guardian is spoken to without TLS."""
+        return [line for line in self.err.splitlines() if "without TLS" not in line]
+
+    def refused(self, code: int, pattern: str) -> None:
+        """Check that it gave one clear line, nothing else, and exit code *code*."""
+        assert "Traceback" not in self.err
+        assert (self.code, self.out) == (code, ""), self.err
+        [line] = self.lines
+        assert re.fullmatch(f"veilnet-conflux: {pattern}", line), line
+
+
+@dataclass
+class Guardian:
+    """A server on loopback with user alice and plane home; `tokens` by what became of them."""
+
+    process: subprocess.Popen[str]
+    data: Path
+    url: str
+    tokens: dict[str, str] = field(repr=False)
+
+    def conflux_token(self, tag: str, *, gone: bool = False) -> str:
+        """Make a conflux; return its token, useless if *gone*."""
+
+        async def work(session, keys, now):
+            owner, plane = await users.get(session, EMAIL), await planes.get(session, "home")
+            made = await confluxes.create(session, keys.tokens, owner, plane, tag=tag, now=now)
+            if gone:
+                await confluxes.remove(session, made.conflux, now=now)
+            return made.token
+
+        return in_database(self.data, work)
+
+    def known(self) -> set[str]:
+        """The tags of all conflux that it knows."""
+        done = subprocess.run(
+            [sys.executable, "-c", TAGS, str(self.data / "guardian.db")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return set(json.loads(done.stdout))
+
+
+SERVE = [sys.executable, "-m", "veilnet_guardian", "serve", "--listen", "127.0.0.1:0"]
+
+TAGS = """
+import json, sqlite3, sys
+with sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True) as db:
+    print(json.dumps([row[0] for row in db.execute("select tag from conflux")]))
+"""
+
+
+def in_database(data: Path, work: Callable):
+    """Run *work(session, keys, now)* in a transaction, as Guardian's own commands do."""
+
+    async def main():
+        data_dir = DataDir(data)
+        keys, db = Keys(data_dir), Database(data_dir)
+        await db.open()
+        try:
+            async with db.write() as session:
+                return await work(session, keys, int(time.time()))
+        finally:
+            await db.close()
+
+    return asyncio.run(main())
+
+
+async def furnish(session, keys, now):
+    """Alice, her plane, and registration tokens of every fate."""
+    alice = await users.add(session, EMAIL, users.hash_password("correct horse"), now=now)
+    plane = await planes.create(session, "home", "10.99.0.0/24", owner=None, now=now)
+    tokens = {}
+    for fate, born in (("good", now), ("revoked", now), ("expired", now - 2 * DAY_S)):
+        tokens[fate], record = await registration.create(
+            session, keys.tokens, alice, plane, days=1, now=born
+        )
+        if fate == "revoked":
+            await registration.revoke(session, record.id, alice, now=now)
+    return tokens
+
+
+@contextlib.contextmanager
+def serving(data: Path, *options: str) -> Iterator[Guardian]:
+    tokens = in_database(data, furnish)
+    with (
+        (data / "log").open("w") as log,
+        subprocess.Popen(
+            [*SERVE, "--data-dir", str(data), *options],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert "Guardian listens on" in line, (data / "log").read_text()
+            url = line.split()[3].rstrip(",")
+            yield Guardian(process, data, url, tokens)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def guardian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guardian]:
+    data = tmp_path_factory.mktemp("guardian")
+    with serving(data, "--master-listen", "127.0.0.1:0") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def masterless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guardian]:
+    """A Guardian whose Master does not answer."""
+    data = tmp_path_factory.mktemp("masterless")
+    with serving(data, "--master", "nats://127.0.0.1:1") as server:
+        yield server
+
+
+class Machine:
+    """A user's home and shell."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = home / "conflux"
+        self.variables: dict[str, str] = {}
+        self.running: list[subprocess.Popen[str]] = []
+        plugins = home / "plugins"
+        info = plugins / "memory_tun-1.0.dist-info"
+        info.mkdir(parents=True)
+        (plugins / "memory_tun.py").write_text(MEMORY_TUN)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: memory-tun\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[conflux.plugins]\nmemory_tun = memory_tun\n")
+
+    def environment(self, variables: dict[str, str]) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("VEILNET_")}
+        return {
+            **inherited,
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "PYTHONPATH": str(self.home / "plugins"),
+            "VEILNET_PLUGIN_TUN": "memory",
+            "VEILNET_CONFIG_DIR": str(self.folder),
+            **variables,
+        }
+
+    def cli(self, *words: str, **variables: str) -> Ended:
+        """Type a command and wait for its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "conflux", *words],
+            env=self.environment(variables), cwd=self.home,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def node(self, *words: str, **variables: str) -> Iterator[Node]:
+        """Type a command that runs a node; wait until it runs; end it by SIGTERM after use."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "conflux", *words],
+            env=self.environment(variables), cwd=self.home,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            node = Node(process)
+            try:
+                ends = time.monotonic() + READY_S
+                while self.state() != "running":
+                    if process.poll() is not None or time.monotonic() > ends:
+                        process.kill()
+                        pytest.fail(f"the node does not run: {process.communicate()}")
+                    time.sleep(0.02)
+                yield node
+                process.terminate()
+                node.finish()
+            finally:
+                process.kill()
+
+    def state(self) -> str:
+        from conflux.api import UsageError
+        from conflux.runtime import localapi
+
+        with contextlib.suppress(UsageError):
+            return str(localapi.call(self.folder / "api.sock", "status")["state"])
+        return "down"
+
+    def snapshot(self) -> dict[str, tuple[bytes, int]]:
+        """Every saved file: what is in it, and its mode."""
+        return {
+            path.name: (path.read_bytes(), path.stat().st_mode)
+            for path in self.folder.glob("**/*")
+            if path.is_file()
+        }
+
+    def saved(self, name: str = "conflux.json") -> dict[str, str]:
+        return dict(json.loads((self.folder / name).read_text()))
+
+    def save(self, name: str, **fields: str) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / name).write_text(json.dumps(fields))
+        (self.folder / name).chmod(0o600)
+
+
+class Node:
+    """A command that runs a node."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.ended: Ended | None = None
+
+    def finish(self) -> Ended:
+        """Wait for its end; return how it ended."""
+        if self.ended is None:
+            out, err = self.process.communicate(timeout=20)
+            self.ended = Ended(self.process.returncode, out, err)
+        return self.ended
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    # Not pytest's folder: its path may be too long for a Unix socket.
+    with TemporaryDirectory(prefix="veilnet-cli-") as home:
+        yield Machine(Path(home))
