@@ -269,9 +269,9 @@ def serve(peopled: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
                 pipe.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(peopled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for a module, on a copy of the folder `peopled`."""
+    """One server for many tests, on a copy of the folder `peopled`. They must not stop it."""
     data_dir = tmp_path_factory.mktemp("shared") / "guardian"
     shutil.copytree(peopled, data_dir)
     running = start_server(data_dir)
