@@ -309,9 +309,10 @@ class World(Place):
 
 HOLD = """
 mount -t tmpfs -o mode=755 lab /run && ip link set lo up || exit
-trap '' CHLD    # programs whose parent has ended are reaped at once
 echo ready
-read -r _       # until the owner closes the other end
+# Until the owner closes the other end; programs whose parent has ended are reaped by the kernel.
+# Not the shell's own read and trap: some shells wake up when such a program ends.
+exec env --ignore-signal=CHLD cat >/dev/null
 """
 
 

@@ -128,6 +128,11 @@ class TestPrograms:
             world.run(["sleep", "1000"], timeout_s=0.2)
         assert "sleep" not in world.run(["ps", "-e", "-o", "comm"]).stdout
 
+    def test_world_outlives_programs_whose_parent_has_ended(self, world: lab.World) -> None:
+        orphan = world.run(["sh", "-c", "sleep 0.05 >/dev/null 2>&1 & echo $!"]).stdout.strip()
+        lab.until(lambda: world.run(["ps", orphan], check=False).returncode, what="its end")
+        assert world.run(["ps", "-e", "-o", "stat="]).stdout.count("Z") == 0
+
     def test_signals_reach_the_program(self, world: lab.World) -> None:
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             process = world.namespace(f"host{sig}").popen(["sleep", "1000"])
