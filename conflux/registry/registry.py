@@ -33,6 +33,7 @@ from conflux.api import (
     Settings,
     TetherDriver,
     TunDriver,
+    Unavailable,
     UsageError,
     hookspecs,
 )
@@ -139,14 +140,15 @@ class Registry:
     ) -> DriverInfo:
         """Return the pinned driver, else the usable one of the highest priority.
 
-        Raises UsageError: nothing usable (with each candidate's reason), or two are equally good.
+        Raises Unavailable if nothing is usable, with each candidate's reason, and UsageError if
+        two are equally good.
         """
         if pinned is not None:
             return self._select_pinned(kind, pinned, frozenset(needs))
         candidates = self.candidates(kind, needs=needs)
         usable = [candidate.info for candidate in candidates if not candidate.objection]
         if not usable:
-            raise UsageError(_nothing_usable(kind, candidates))
+            raise Unavailable(_nothing_usable(kind, candidates))
         first = usable[0]
         equals = [info.name for info in usable if info.priority == first.priority]
         if len(equals) > 1:
@@ -271,7 +273,7 @@ class Registry:
         for info in self.drivers[kind]:
             if info.name == name:
                 if objection := self._objection(kind, info, needs):
-                    raise UsageError(f"the {kind} driver {name} cannot be used here: {objection}")
+                    raise Unavailable(f"the {kind} driver {name} cannot be used here: {objection}")
                 return info
         names = sorted(info.name for info in self.drivers[kind])
         raise UsageError(

@@ -1,0 +1,53 @@
+"""Guardian and Master die: what runs goes on, what is new works once they are back."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.lab
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def pair(overlay):
+    """London and Tokyo, registered before their Guardian was there, who have talked."""
+    london, tokyo = overlay.conflux("london"), overlay.conflux("tokyo")
+    overlay.start_guardian()
+    london.ready()
+    tokyo.ready()
+    assert london.ping(tokyo)
+    return london, tokyo
+
+
+def test_streams_go_on_without_guardian_and_master(overlay, pair):
+    london, tokyo = pair
+    end = overlay.serve_stream(tokyo, 24 * MEGABYTE)
+    fetch = overlay.fetch_stream(tokyo, london)
+    overlay.until(lambda: fetch.reported()["bytes"] > MEGABYTE, "the download to begin")
+    overlay.kill_guardian()
+    got = fetch.wait()
+    assert got["bytes"] == 24 * MEGABYTE
+    assert got["sha256"] in overlay.sent_digests()
+    assert tokyo.ping(london)
+    end()
+
+
+def test_new_conflux_and_new_streams_work_once_guardian_is_back(overlay, pair):
+    london, tokyo = pair
+    oslo = overlay.conflux("oslo")
+    tokyo.stop()
+    tokyo.run()
+    overlay.until(
+        lambda: tokyo.status()["state"] == "waiting for Guardian", "tokyo to wait for Guardian"
+    )
+    overlay.start_guardian()
+    for conflux in (oslo.ready(), tokyo.ready()):
+        overlay.until(
+            lambda c=conflux: london.reaches(c), f"london to reach {conflux.name}", within_s=20
+        )
+        overlay.until(
+            lambda c=conflux: c.reaches(london), f"{conflux.name} to reach london", within_s=20
+        )
+    assert london.process.poll() is None
+    assert "the Master is back" in london.log.read_text()
