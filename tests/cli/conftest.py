@@ -6,8 +6,10 @@ With that TUN every verb can be tried by any user: nothing of this machine's net
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -19,7 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from click.testing import CliRunner
 
+from conflux.cli import main
 from veilnet_guardian import confluxes, planes, registration, users
 from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir
@@ -200,9 +204,22 @@ class Machine:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 
+    def quick(self, *words: str, **variables: str) -> Ended:
+        """The same within this process: ten times as quick."""
+        environment = self.environment(variables)
+        gone = dict.fromkeys(name for name in os.environ if name.startswith("VEILNET_"))
+        with pytest.MonkeyPatch.context() as patch, former_logging():
+            patch.syspath_prepend(self.home / "plugins")
+            patch.delitem(sys.modules, "memory_tun", raising=False)
+            done = CliRunner().invoke(main, words, env={**gone, **environment})
+            patch.delitem(sys.modules, "memory_tun", raising=False)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Ended(done.exit_code, done.stdout, done.stderr)
+
     @contextlib.contextmanager
-    def node(self, *words: str, **variables: str) -> Iterator[Node]:
-        """Type a command that runs a node; wait until it runs; end it by SIGTERM after use."""
+    def node(self, *words: str, state: str = "running", **variables: str) -> Iterator[Node]:
+        """Type a command that runs a node; wait for its *state*; end it by SIGTERM after use."""
         with subprocess.Popen(
             [sys.executable, "-m", "conflux", *words],
             env=self.environment(variables), cwd=self.home,
@@ -211,10 +228,10 @@ class Machine:
             node = Node(process)
             try:
                 ends = time.monotonic() + READY_S
-                while self.state() != "running":
+                while self.state() != state:
                     if process.poll() is not None or time.monotonic() > ends:
                         process.kill()
-                        pytest.fail(f"the node does not run: {process.communicate()}")
+                        pytest.fail(f"the node is not {state}: {process.communicate()}")
                     time.sleep(0.02)
                 yield node
                 process.terminate()
@@ -238,6 +255,11 @@ class Machine:
             if path.is_file()
         }
 
+    def token_of_nobody(self) -> str:
+        """A conflux token that is whole, of a Guardian that does not exist."""
+        claims = json.dumps({"gkf": "A" * 43}).encode()
+        return f"e30.{base64.urlsafe_b64encode(claims).rstrip(b'=').decode()}.c2ln"
+
     def saved(self, name: str = "conflux.json") -> dict[str, str]:
         return dict(json.loads((self.folder / name).read_text()))
 
@@ -245,6 +267,19 @@ class Machine:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         (self.folder / name).write_text(json.dumps(fields))
         (self.folder / name).chmod(0o600)
+
+
+@contextlib.contextmanager
+def former_logging() -> Iterator[None]:
+    """Undo what a verb that runs a node does to the log."""
+    loggers = [logging.getLogger(), logging.getLogger("conflux")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, handlers, level in before:
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
 
 
 class Node:

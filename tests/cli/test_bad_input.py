@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-
 import pytest
 
 USAGE, MACHINE, UNREACHABLE, REFUSED = 2, 3, 4, 5
@@ -32,11 +29,6 @@ def register(machine, guardian):
     return register
 
 
-def claims_token(**claims):
-    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
-    return f"e30.{payload}.c2ln"
-
-
 class TestRegister:
     @pytest.mark.parametrize(("token", "line"), [
         ("vnr_" + "A" * 86, "registration token is wrong: copy it again or create a new one"),
@@ -49,8 +41,8 @@ class TestRegister:
 
     def test_no_token(self, machine):
         line = "a registration token is needed: -t TOKEN or VEILNET_REGISTRATION_TOKEN"
-        machine.cli("register", "-d").refused(USAGE, line)
-        machine.cli("register", "-d", VEILNET_REGISTRATION_TOKEN="").refused(USAGE, line)
+        machine.quick("register", "-d").refused(USAGE, line)
+        machine.quick("register", "-d", VEILNET_REGISTRATION_TOKEN="").refused(USAGE, line)
 
     def test_address_outside_the_plane(self, register):
         register("--cidr", "10.98.0.7/24").refused(REFUSED, r".*10\.98\.0\.7.*")
@@ -64,12 +56,12 @@ class TestRegister:
     def test_guardian_that_does_not_answer(self, machine):
         words = ["register", "-d", "-t", "vnr_x", "-g", NOBODY]
         line = f"Guardian at {NOBODY} does not answer: check the address and that it runs"
-        machine.cli(*words).refused(UNREACHABLE, line)
-        machine.cli(*words, "--wait", "0.6").refused(UNREACHABLE, line)
+        machine.quick(*words).refused(UNREACHABLE, line)
+        machine.quick(*words, "--wait", "0.6").refused(UNREACHABLE, line)
 
     @pytest.mark.parametrize("url", ["http://192.0.2.7", "ftp://10.0.0.1", "guardian", "http://"])
     def test_address_to_which_no_token_is_sent(self, machine, url):
-        ended = machine.cli("register", "-d", "-t", "vnr_x", "-g", url)
+        ended = machine.quick("register", "-d", "-t", "vnr_x", "-g", url)
         assert ended.code == USAGE
         assert len(ended.lines) == 1
 
@@ -104,7 +96,7 @@ class TestSavedState:
         path = machine.folder / "conflux.json"
         path.write_text(content)
         line = rf"{path} is corrupt \(.*\): restore it, or remove it and register again"
-        machine.cli(*verb).refused(USAGE, line)
+        machine.quick(*verb).refused(USAGE, line)
         assert path.read_text() == content
         path.unlink()
 
@@ -112,7 +104,7 @@ class TestSavedState:
         path = machine.folder / "up.json"
         before = path.read_bytes()
         path.write_text("{")
-        machine.cli("up", "-d", "-t", claims_token(gkf="A" * 43)).refused(USAGE, ".*is corrupt.*")
+        machine.quick("up", "-d", "-t", machine.token_of_nobody()).refused(USAGE, ".*is corrupt.*")
         assert path.read_text() == "{"
         path.write_bytes(before)
 
@@ -125,51 +117,53 @@ class TestSavedState:
         ):
             path.write_text(text)
             words = ["register", "-d", "-t", "vnr_x", "-g", NOBODY]
-            ended = machine.cli(*words)
+            ended = machine.quick(*words)
             ended.refused(ended.code, line)
             assert ended.code in (USAGE, MACHINE)
         path.unlink()
 
     def test_nothing_saved(self, machine):
         (machine.folder / "up.json").rename(machine.home / "up.json")
-        machine.cli("run").refused(USAGE, "nothing is registered in .*veilnet-conflux register.*")
-        machine.cli("unregister").refused(USAGE, "nothing is registered in .*")
-        machine.cli("down").refused(USAGE, "nothing is up here.*")
+        machine.quick("run").refused(USAGE, "nothing is registered in .*veilnet-conflux register.*")
+        machine.quick("unregister").refused(USAGE, "nothing is registered in .*")
+        machine.quick("down").refused(USAGE, "nothing is up here.*")
         (machine.home / "up.json").rename(machine.folder / "up.json")
 
 
 class TestUp:
-    @pytest.mark.parametrize("token", ["nonsense", "a.b.c", claims_token(gkf="AAAA"), "a" * 9000])
+    @pytest.mark.parametrize(
+        "token", ["nonsense", "a.b.c", "e30.eyJna2YiOiJBQUFBIn0.c2ln", "a" * 9000]
+    )
     def test_token_that_is_none(self, machine, token):
         line = "the conflux token is not whole: copy it again, in one piece"
-        machine.cli("up", "-d", "-t", token, "-g", NOBODY).refused(USAGE, line)
+        machine.quick("up", "-d", "-t", token, "-g", NOBODY).refused(USAGE, line)
 
     def test_no_token(self, machine):
         (machine.folder / "up.json").rename(machine.home / "up.json")
-        machine.cli("up", "-d").refused(USAGE, ".*-t TOKEN or VEILNET_CONFLUX_TOKEN")
+        machine.quick("up", "-d").refused(USAGE, ".*-t TOKEN or VEILNET_CONFLUX_TOKEN")
         (machine.home / "up.json").rename(machine.folder / "up.json")
 
     def test_token_of_a_conflux_that_is_gone(self, machine, guardian):
         token = guardian.conflux_token("gone", gone=True)
-        machine.cli("up", "-d", "-t", token, "-g", guardian.url).refused(REFUSED, ".+")
+        machine.quick("up", "-d", "-t", token, "-g", guardian.url).refused(REFUSED, ".+")
 
     def test_token_of_another_guardian(self, machine, guardian, masterless):
         token = masterless.conflux_token("elsewhere")
-        machine.cli("up", "-d", "-t", token, "-g", guardian.url).refused(REFUSED, ".+")
+        machine.quick("up", "-d", "-t", token, "-g", guardian.url).refused(REFUSED, ".+")
 
     def test_token_that_somebody_changed(self, machine, guardian):
         token = guardian.conflux_token("changed")
         changed = token[:-5] + ("AAAAA" if token[-5:] != "AAAAA" else "BBBBB")
-        machine.cli("up", "-d", "-t", changed, "-g", guardian.url).refused(REFUSED, ".+")
+        machine.quick("up", "-d", "-t", changed, "-g", guardian.url).refused(REFUSED, ".+")
 
     def test_guardian_that_does_not_answer(self, machine):
-        token = claims_token(gkf="A" * 43)
+        token = machine.token_of_nobody()
         line = f"Guardian at {NOBODY} does not answer: check the address and that it runs"
-        machine.cli("up", "-d", "-t", token, "-g", NOBODY).refused(UNREACHABLE, line)
+        machine.quick("up", "-d", "-t", token, "-g", NOBODY).refused(UNREACHABLE, line)
 
     def test_master_that_does_not_answer(self, machine, masterless):
         token = masterless.conflux_token("alone")
-        ended = machine.cli("up", "-d", "-t", token, "-g", masterless.url)
+        ended = machine.quick("up", "-d", "-t", token, "-g", masterless.url)
         ended.refused(UNREACHABLE, r"the Master at nats://127\.0\.0\.1:1 does not answer .*")
 
     @pytest.mark.parametrize(
@@ -177,8 +171,8 @@ class TestUp:
         [{"VEILNET_PLUGIN_ROUTER": "nosuch"}, {"VEILNET_PLUGIN_AUTH": "nosuch"}],
     )
     def test_unknown_plugin(self, machine, variables):
-        token = claims_token(gkf="A" * 43)
-        ended = machine.cli("up", "-d", "-t", token, "-g", NOBODY, **variables)
+        token = machine.token_of_nobody()
+        ended = machine.quick("up", "-d", "-t", token, "-g", NOBODY, **variables)
         ended.refused(ended.code, ".*nosuch.*")
         assert ended.code in (USAGE, MACHINE)
 
@@ -189,7 +183,7 @@ class TestNotBuiltYet:
         before = guardian.known()
         token = guardian.tokens["good"]
         line = f".*`veilnet-conflux {verb} --foreground` \\(-d\\).*nothing was changed"
-        machine.cli(verb, "-t", token, "-g", guardian.url).refused(USAGE, line)
+        machine.quick(verb, "-t", token, "-g", guardian.url).refused(USAGE, line)
         assert guardian.known() == before
 
     @pytest.mark.parametrize("verb", ["register", "up"])
@@ -199,7 +193,7 @@ class TestNotBuiltYet:
     ])  # fmt: skip
     def test_portal_mode_is_refused(self, machine, verb, words, variables):
         line = "portal mode is not built yet: leave out --portal and VEILNET_PORTAL"
-        machine.cli(verb, "-t", "x", *words, **variables).refused(USAGE, line)
+        machine.quick(verb, "-t", "x", *words, **variables).refused(USAGE, line)
 
 
 class TestNoNode:
@@ -208,12 +202,12 @@ class TestNoNode:
     )
     def test_asking_nobody(self, machine, verb):
         line = f"no node runs at {machine.folder}/api.sock: start one with `veilnet-conflux run`.*"
-        machine.cli(*verb).refused(USAGE, line)
+        machine.quick(*verb).refused(USAGE, line)
 
     def test_taking_down_what_was_registered(self, machine):
         (machine.folder / "up.json").rename(machine.home / "up.json")
         machine.save("conflux.json", guardian="https://g.example", conflux_token="x")
-        machine.cli("down").refused(USAGE, "this conflux was registered, not brought up.*")
+        machine.quick("down").refused(USAGE, "this conflux was registered, not brought up.*")
         (machine.folder / "conflux.json").unlink()
         (machine.home / "up.json").rename(machine.folder / "up.json")
 
@@ -223,13 +217,13 @@ class TestNoNode:
         path = machine.folder / "conflux.json"
         before = path.read_bytes()
         line = f".*; to forget it only on this machine, remove {path}"
-        machine.cli("unregister").refused(REFUSED, line)
+        machine.quick("unregister").refused(REFUSED, line)
         assert path.read_bytes() == before
         path.unlink()
 
     def test_unregistering_while_guardian_does_not_answer(self, machine):
         machine.save("conflux.json", guardian=NOBODY, conflux_token="x")
         before = (machine.folder / "conflux.json").read_bytes()
-        machine.cli("unregister").refused(UNREACHABLE, ".* does not answer.*")
+        machine.quick("unregister").refused(UNREACHABLE, ".* does not answer.*")
         assert (machine.folder / "conflux.json").read_bytes() == before
         (machine.folder / "conflux.json").unlink()

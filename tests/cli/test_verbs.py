@@ -8,9 +8,12 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from conflux.api import UsageError
 from conflux.cli import main
 from conflux.cli.options import DEFAULT_GUARDIAN
+from conflux.runtime import saved
 
 SEED_OPTIONS = [
     # verb, option, variable: of the product as its users know it
@@ -93,17 +96,17 @@ class TestRegistered:
             "VEILNET_CONFLUX_CIDR": "10.99.0.77/24",
         }
         with machine.node("register", "-d", **variables) as node:
-            saved = machine.saved()
-            assert saved["tag"] == "london"
-            assert saved["address"] == "10.99.0.77/24"
-            assert saved["guardian"] == guardian.url
+            kept = machine.saved()
+            assert kept["tag"] == "london"
+            assert kept["address"] == "10.99.0.77/24"
+            assert kept["guardian"] == guardian.url
             assert (machine.folder / "conflux.json").stat().st_mode & 0o777 == 0o600
             assert machine.folder.stat().st_mode & 0o777 == 0o700
             before = machine.snapshot()
 
             info = json.loads(machine.cli("info", "--json").out)
             assert {"id", "tag", "node_id", "address", "plane", "guardian"} <= info.keys()
-            assert (info["id"], info["tag"]) == (saved["conflux_id"], "london")
+            assert (info["id"], info["tag"]) == (kept["conflux_id"], "london")
             assert (info["address"], info["plane"]) == ("10.99.0.77/24", "home")
             assert len(bytes.fromhex(info["node_id"])) == 32
 
@@ -122,13 +125,13 @@ class TestRegistered:
         ended = node.finish()
         assert ended.code == 0, ended.err
         assert ended.out == "registered london as 10.99.0.77/24\n"
-        assert saved["conflux_token"] not in ended.out + ended.err
+        assert kept["conflux_token"] not in ended.out + ended.err
         assert guardian.tokens["good"] not in ended.out + ended.err
         assert machine.snapshot() == before
         assert not (machine.folder / "api.sock").exists()
 
         with machine.node("run") as node:
-            assert json.loads(machine.cli("info", "--json").out)["id"] == saved["conflux_id"]
+            assert json.loads(machine.cli("info", "--json").out)["id"] == kept["conflux_id"]
             ended = machine.cli("unregister")
             assert (ended.code, ended.out) == (0, "unregistered london\n")
             assert node.finish().code == 0
@@ -154,6 +157,31 @@ class TestRegistered:
             assert info["guardian"] == guardian.url
         assert machine.snapshot() == before
 
+    def test_node_that_waits_for_guardian_ends_when_told_to(self, machine):
+        token = machine.token_of_nobody()
+        machine.save("conflux.json", guardian="http://127.0.0.1:1", conflux_token=token)
+        before = machine.snapshot()
+        with machine.node("run", state="waiting for Guardian") as node:
+            info = json.loads(machine.cli("info", "--json").out)
+            assert (info["node_id"], info["guardian"]) == ("", "http://127.0.0.1:1")
+        ended = node.finish()
+        assert ended.code == 0
+        [line] = ended.lines
+        assert line.startswith("WARNING conflux.node: waiting for Guardian: Guardian at http")
+        assert machine.snapshot() == before
+
+    def test_what_cannot_be_saved_is_given_back_to_guardian(self, machine, guardian, monkeypatch):
+        def fail(path, membership):
+            raise UsageError(f"{path} cannot be written: No space left on device")
+
+        monkeypatch.setattr(saved, "save", fail)
+        monkeypatch.syspath_prepend(machine.home / "plugins")
+        words = ["-t", guardian.tokens["good"], "-g", guardian.url, "--tag", "unlucky"]
+        ended = CliRunner().invoke(main, ["register", "-d", *words], env=machine.environment({}))
+        assert (ended.exit_code, ended.stdout) == (2, "")
+        assert "No space left on device" in ended.stderr
+        assert "unlucky" not in guardian.known()
+
     def test_log_lines_are_json_where_asked_for(self, machine, guardian):
         token = guardian.conflux_token("logger")
         words = ["up", "-t", token, "-d", "-g", guardian.url, "--log-format", "json"]
@@ -168,8 +196,8 @@ class TestUp:
     def test_up_saves_once_it_runs_and_down_forgets(self, machine, guardian):
         token = guardian.conflux_token("upper")
         with machine.node("up", "-d", VEILNET_CONFLUX_TOKEN=token, VEILNET_GUARDIAN=guardian.url):
-            saved = machine.saved("up.json")
-            assert (saved["conflux_token"], saved["guardian"]) == (token, guardian.url)
+            kept = machine.saved("up.json")
+            assert (kept["conflux_token"], kept["guardian"]) == (token, guardian.url)
             assert (machine.folder / "up.json").stat().st_mode & 0o777 == 0o600
         with machine.node("up", "-d") as node:
             ended = machine.cli("down")

@@ -68,3 +68,24 @@ def test_name_of_the_interface_that_is_taken_is_named(machine, register):
         assert found == 3
     finally:
         machine.host.run(["ip", "tuntap", "del", "dev", "veilnet", "mode", "tun"])
+
+
+def test_node_that_finds_its_interface_taken_ends_with_one_line(overlay, machine, tmp_path):
+    token = overlay.admin("conflux", "create", "--user", "alice@example.org", "--plane", "home")
+    machine.host.run(["ip", "tuntap", "add", "dev", "veilnet", "mode", "tun"])
+    try:
+        ended = machine.host.run(
+            [sys.executable, "-m", "conflux", "up", "-d", "--config-dir", str(tmp_path / "c")],
+            env={
+                "VEILNET_CONFLUX_TOKEN": token,
+                "VEILNET_GUARDIAN": f"http://{overlay.internet.address}:8000",
+            },
+            check=False,
+        )
+    finally:
+        machine.host.run(["ip", "tuntap", "del", "dev", "veilnet", "mode", "tun"])
+    assert ended.returncode == 3
+    assert "Traceback" not in ended.stderr
+    [line] = [line for line in ended.stderr.splitlines() if "without TLS" not in line]
+    assert line.startswith("veilnet-conflux: interface veilnet is in use: choose another name")
+    assert list((tmp_path / "c").iterdir()) == []
