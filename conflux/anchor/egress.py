@@ -21,7 +21,7 @@ from conflux.anchor.timers import Timer, Timers
 from conflux.api import Layout, WireError
 from conflux.wire import ip
 from conflux.wire.credentials import Network
-from conflux.wire.frame import MAX_SUPERFRAME_BYTES, SIZE, records
+from conflux.wire.frame import IN_STREAM, MAX_SUPERFRAME_BYTES, SIZE, records
 
 WAITING_BYTES = 65_536
 WAITING_TOTAL_BYTES = 16 * 2**20
@@ -86,15 +86,18 @@ class Egress:
     def take(self, superframe: memoryview, *, now: float) -> None:
         """Send every packet of *superframe*: its layout byte, then records as the device gave."""
         groups: dict[tuple[Egresser, int], list[tuple[int, int]]] = {}
+        seen = 0
         try:
             for record, packet, end in records(superframe):
+                seen += 1
                 key = self._classify(superframe[packet:end])
                 if key is not None:
                     groups.setdefault(key, []).append((record, end))
         except WireError:
             self._counters["tun_malformed"] += 1
+            seen = -1
         for (egresser, flow), runs in groups.items():
-            if runs[0][0] == 1 and runs[-1][1] == len(superframe) and len(groups) == 1:
+            if len(runs) == seen:  # every packet has the same way: sealed where it stands
                 self._send(egresser, flow, superframe, now)
             else:
                 joined = b"".join((superframe[:1], *(superframe[a:b] for a, b in runs)))
@@ -144,6 +147,17 @@ class Egress:
         except Spent:
             self._on_spent(session, now)
         return True
+
+    def tell(self, session: Session, reach: Reach, message: bytes, *, now: float) -> bool:
+        """Send a control message inside the stream; False without a route or a fresh key."""
+        route = reach.choose(0)
+        if route is None:
+            return False
+        try:
+            frame = session.out.seal(memoryview(bytes((IN_STREAM,)) + message), now=now)
+        except Spent:
+            return False
+        return route.send(frame, now=now)
 
     def _seal_and_send(
         self, session: Session, route: Route, superframe: memoryview, now: float

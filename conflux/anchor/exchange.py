@@ -108,10 +108,16 @@ class _Step:
             self.key.erase()
 
 
+Post = Callable[[bytes, bytes, float], None]
+"""Sends a message to a tag: (tag, message, now)."""
+
+
 @dataclass(eq=False, kw_only=True)
 class _Asked(_Step):
     pending: PendingAsk
     tag: bytes
+    in_stream: bool
+    """Which way Ask and Open go; the Answer's way decides in the end."""
     failed: Callable[[float], None]
     repeats: list[Timer] = field(default_factory=list)
     yielded: bool = False
@@ -158,6 +164,14 @@ class _Opened:
             repeat.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class _Working:
+    """Where an Ask that is being looked at came from."""
+
+    sender: bytes
+    in_stream: bool
+
+
 class Exchange:
     """All handshakes of a node."""
 
@@ -169,6 +183,9 @@ class Exchange:
         wall: Callable[[float], float],
         counters: Counter[str],
         *,
+        post: Post,
+        post_in_stream: Post,
+        post_every_way: Post,
         tether_kinds: Sequence[str],
         has_tether: Callable[[NodeId], bool],
         join_tether: Callable[[Peer, Tether], Callable[[float], None]],
@@ -181,6 +198,9 @@ class Exchange:
         self._timers = timers
         self._wall = wall
         self._counters = counters
+        self._post = post
+        self._post_in_stream = post_in_stream
+        self._post_every_way = post_every_way
         self._tether_kinds = tether_kinds
         self._has_tether = has_tether
         self._join_tether = join_tether
@@ -188,7 +208,7 @@ class Exchange:
         self._on_opened_again = on_opened_again
         self._auth_level = auth_level
         self._asked: dict[bytes, _Asked] = {}
-        self._working: dict[bytes, bytes] = {}
+        self._working: dict[bytes, _Working] = {}
         self._answered: dict[bytes, _Answered] = {}
         self._answers: dict[bytes, tuple[bytes, bytes]] = {}
         self._established: dict[bytes, tuple[Purpose, NodeId]] = {}
@@ -206,11 +226,13 @@ class Exchange:
         *,
         purpose: Purpose,
         avoid: Sequence[bytes] = (),
+        in_stream: bool = False,
         failed: Callable[[float], None],
         now: float,
     ) -> bool:
         """Ask *target*, found under *tag*; False if too many Asks are out.
 
+        *in_stream*: the Ask goes inside the stream to a node with which we have one.
         Ends in `on_established`, or in *failed(now)* after the deadline.
         """
         if len(self._asked) >= MAX_ASKED:
@@ -230,14 +252,21 @@ class Exchange:
         anybody = target.kind is TargetKind.ANY_RELAY
         after_s = RELAY_ASK_DEADLINE_S if anybody else ASK_DEADLINE_S
         deadline = self._timers.at(now + after_s, lambda now: self._ask_ran_out(ref, now))
-        asked = _Asked(key=pending.key, deadline=deadline, pending=pending, tag=tag, failed=failed)
+        asked = _Asked(
+            key=pending.key,
+            deadline=deadline,
+            pending=pending,
+            tag=tag,
+            in_stream=in_stream,
+            failed=failed,
+        )
         if not anybody:
             asked.repeats = [
-                self._timers.at(now + after, lambda _: self._repeat_ask(asked))
+                self._timers.at(now + after, lambda now: self._repeat_ask(asked, now))
                 for after in ASK_REPEAT_S
             ]
         self._asked[ref] = asked
-        self._world.publish(tag, pending.message)
+        self._send(in_stream, tag, pending.message, now)
         return True
 
     def is_asking(self, purpose: Purpose, target: Target) -> bool:
@@ -268,9 +297,9 @@ class Exchange:
         self._established.clear()
         self._opened.clear()
 
-    def _repeat_ask(self, asked: _Asked) -> None:
+    def _repeat_ask(self, asked: _Asked, now: float) -> None:
         if not asked.yielded and not asked.verifying:
-            self._world.publish(asked.tag, asked.pending.message)
+            self._post_every_way(asked.tag, asked.pending.message, now)
 
     def _ask_ran_out(self, ref: bytes, now: float) -> None:
         asked = self._asked.pop(ref)
@@ -279,31 +308,33 @@ class Exchange:
 
     # Messages
 
-    def received(self, kind: Kind, sender: bytes, body: bytes, *, now: float) -> None:
-        """Take in Ask, Answer or Open from the handle *sender*. Never raises."""
+    def received(
+        self, kind: Kind, sender: bytes, body: bytes, *, in_stream: bool, now: float
+    ) -> None:
+        """Take in Ask, Answer or Open; the reply goes the way that it came. Never raises."""
         if not self._rate.allows(sender, now=now):
             self._counters["control_over_rate"] += 1
             return
         try:
             if kind is Kind.ASK:
-                self._received_ask(sender, body, now)
+                self._received_ask(_Working(sender, in_stream), body, now)
             elif kind is Kind.ANSWER:
-                self._received_answer(body, now)
+                self._received_answer(in_stream, body, now)
             else:
                 self._received_open(body, now)
         except WireError as error:
             self._dropped(error)
 
-    def _received_ask(self, sender: bytes, body: bytes, now: float) -> None:
+    def _received_ask(self, origin: _Working, body: bytes, now: float) -> None:
         ref = message_ref(envelope(Kind.ASK, body))
         if ref in self._answers:
             tag, message = self._answers[ref]
-            self._world.publish(tag, message)
+            self._send(origin.in_stream, tag, message, now)
             return
         if ref in self._working:
             return
-        theirs = sum(1 for other in self._working.values() if other == sender)
-        theirs += sum(1 for other in self._answered.values() if other.sender == sender)
+        theirs = sum(1 for other in self._working.values() if other.sender == origin.sender)
+        theirs += sum(1 for other in self._answered.values() if other.sender == origin.sender)
         if theirs >= MAX_PER_SENDER or len(self._answered) + len(self._working) >= MAX_ANSWERED:
             self._counters["ask_over_limit"] += 1
             return
@@ -311,23 +342,24 @@ class Exchange:
         received = handshake.open_ask(me, body, wall=wall)
         if not self._nonces.fresh(received.ask.nonce, now=now):
             raise WireError("Ask seen before")
-        self._working[ref] = sender
+        self._working[ref] = origin
         self._world.defer(
             lambda: me.verify(received.ask, wall),
             lambda peer, now: self._certified(ref, me, received, peer, now),
             lambda error, _: self._gave_up(ref, error),
         )
 
-    def _received_answer(self, body: bytes, now: float) -> None:
+    def _received_answer(self, in_stream: bool, body: bytes, now: float) -> None:
         answer_ref = message_ref(envelope(Kind.ANSWER, body))
         opened = self._opened.get(answer_ref)
         if opened is not None:
-            self._world.publish(opened.tag, opened.message)
+            self._send(in_stream, opened.tag, opened.message, now)
             return
         asked = self._asked.get(body[:REF_BYTES])
         if asked is None:
             self._counters["answer_unexpected"] += 1
         elif not asked.is_busy_with(body):
+            asked.in_stream = in_stream
             self._verify_answer(asked, body, now)
 
     def _verify_answer(self, asked: _Asked, body: bytes, now: float) -> None:
@@ -392,7 +424,7 @@ class Exchange:
             description = Description(received.answer.tether.kind, tether.description)
         self._world.defer(
             lambda: handshake.make_open(me, received, tether=description),
-            lambda made, now: self._opened_now(me, received, tether, *made, now),
+            lambda made, now: self._opened_now(asked, me, received, tether, *made, now),
             lambda error, now: self._open_not_made(asked, tether, error, now),
         )
 
@@ -406,6 +438,7 @@ class Exchange:
 
     def _opened_now(
         self,
+        asked: _Asked,
         me: Standing,
         received: ReceivedAnswer,
         tether: Tether | None,
@@ -419,13 +452,13 @@ class Exchange:
         # Without streams or a tether to be nothing hangs on it: it only lets the peer forget.
         matters = purpose is Purpose.STREAM or tether is not None
         repeats = [
-            self._timers.at(now + after, lambda _: self._world.publish(tag, message))
+            self._timers.at(now + after, lambda now: self._send(asked.in_stream, tag, message, now))
             for after in (OPEN_REPEAT_S if matters else ())
         ]
         ref = message_ref(received.message)
         opened = self._opened[ref] = _Opened(message, tag, peer.node_id, repeats)
         self._timers.at(now + OPEN_DEADLINE_S, lambda _: self._over(ref))
-        self._world.publish(tag, message)
+        self._send(asked.in_stream, tag, message, now)
         done = Established(
             purpose,
             peer,
@@ -511,17 +544,17 @@ class Exchange:
         tether: Tether | None,
         now: float,
     ) -> None:
-        sender = self._working.pop(ask_ref, b"")
+        origin = self._working.pop(ask_ref, _Working(b"", in_stream=False))
         tag = node_tag(me.grant.plane_key, pending.peer.node_id)
         ref = pending.ref
         deadline = self._timers.at(
             now + OPEN_DEADLINE_S, lambda _: self._answer_ran_out(ref, ask_ref)
         )
         self._answered[ref] = _Answered(
-            key=pending.key, deadline=deadline, pending=pending, sender=sender, tether=tether
+            key=pending.key, deadline=deadline, pending=pending, sender=origin.sender, tether=tether
         )
         self._answers[ask_ref] = (tag, pending.message)
-        self._world.publish(tag, pending.message)
+        self._send(origin.in_stream, tag, pending.message, now)
 
     def _answer_ran_out(self, ref: bytes, ask_ref: bytes) -> None:
         self._answers.pop(ask_ref, None)
@@ -566,6 +599,9 @@ class Exchange:
         self._finish(done, tether, opening.tether.data, _nothing, now)
 
     # Both
+
+    def _send(self, in_stream: bool, tag: bytes, message: bytes, now: float) -> None:
+        (self._post_in_stream if in_stream else self._post)(tag, message, now)
 
     def _finish(
         self,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from conflux.anchor.stream import InStream, Session
 from conflux.anchor.world import World
-from conflux.api import MAX_MESSAGE_BYTES, WireError
+from conflux.api import MAX_MESSAGE_BYTES, Layout, WireError
 from conflux.wire import ip
-from conflux.wire.frame import HEADER_BYTES, INNER, OUTER, read_layout, records
+from conflux.wire.frame import HEADER_BYTES, IN_STREAM, INNER, OUTER, read_layout, records
 
 _Covers = Callable[[bytes], bool]
 
@@ -17,9 +17,16 @@ _Covers = Callable[[bytes], bool]
 class Ingress:
     """All inbound streams of a node, by stream id: an Ingresser each."""
 
-    def __init__(self, world: World, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        world: World,
+        counters: Counter[str],
+        *,
+        on_message: Callable[[Session, bytes, float], None],
+    ) -> None:
         self._world = world
         self._counters = counters
+        self._on_message = on_message
         self._streams: dict[int, InStream] = {}
         self._own: frozenset[bytes] = frozenset()
         self._plain = memoryview(bytearray(MAX_MESSAGE_BYTES))
@@ -27,6 +34,11 @@ class Ingress:
     def accept_for(self, addresses: Iterable[bytes]) -> None:
         """Set this node's own addresses: what is for others is not delivered."""
         self._own = frozenset(addresses)
+
+    @property
+    def streams(self) -> Collection[InStream]:
+        """The inbound streams that are open, replaced ones included while they still count."""
+        return self._streams.values()
 
     def add(self, stream: InStream) -> None:
         self._streams[stream.stream_id] = stream
@@ -55,6 +67,9 @@ class Ingress:
         except WireError as error:
             self._counters[f"frame_{error}".replace(" ", "_")] += 1
             return None
+        if superframe[0] == IN_STREAM:
+            self._on_message(stream.session, bytes(superframe[1:]), now)
+            return stream.session
         stream.session.last_received = now
         try:
             self._deliver(superframe, stream.session)
@@ -65,6 +80,9 @@ class Ingress:
     def _deliver(self, superframe: memoryview, session: Session) -> None:
         # Runs of good records are handed over whole; a bad one only interrupts.
         layout, peer = read_layout(superframe), session.peer
+        if layout is not Layout.BARE:
+            # Nobody may send it who has not seen it among our features (handshake.FEATURES).
+            raise WireError("layout that was not offered")
         start = end = 1
         for record, packet, after in records(superframe):
             if self._may_come_in(superframe[packet:after], peer.covers):

@@ -26,9 +26,10 @@ from conflux.anchor.identity import (
     relay_tag,
 )
 from conflux.anchor.ingress import Ingress
+from conflux.anchor.post import Flooding
 from conflux.anchor.relay import Relay
 from conflux.anchor.route import Reach, Routing
-from conflux.anchor.stream import InStream, OutStream, Session
+from conflux.anchor.stream import REKEY_S, InStream, OutStream, Session
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
@@ -47,6 +48,9 @@ NO_ROUTE_S = 10.0
 """A session that no route reaches for this long is closed: the peer may have started anew."""
 SUPERSEDED_S = OPEN_DEADLINE_S
 """How long a replaced inbound stream still opens frames: the peer may not know yet."""
+REKEY_TURN_S = 10.0
+"""How much later the greater NodeId begins to rekey, if the smaller one has not."""
+REKEY_RETRY_S = 10.0
 AT_ONCE_S = 15.0
 """Two handshakes of one pair within this time: the one asked for later stands, at both ends."""
 UNCONFIRMED_S = 12.0
@@ -70,6 +74,9 @@ class Anchor:
         self.timers = Timers()
         self.counters: Counter[str] = Counter()
         self.sessions: dict[NodeId, Session] = {}
+        self._successors: dict[NodeId, Session] = {}
+        """Rekeyed sessions, which take over once the peer has shown that it has the keys."""
+        self._sessions_by_tag: dict[bytes, Session] = {}
         self._world = world
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
         me, entropy, counters = standing.node_id, standing.entropy, self.counters
@@ -91,13 +98,25 @@ class Anchor:
             self.timers,
             self.wall,
             counters,
+            post=self._post,
+            post_in_stream=self._post_in_stream,
+            post_every_way=self._post_every_way,
             tether_kinds=tether_kinds,
             has_tether=lambda node: self.neighbours.get(node) is not None,
             join_tether=self.neighbours.join,
             on_established=self._established,
             on_opened_again=self._opened_again,
         )
-        self.ingress = Ingress(world, counters)
+        self.flooding = Flooding(
+            self.neighbours,
+            entropy,
+            counters,
+            own_handle=lambda: self.standing.grant.control.handle,
+            own_tags=self._own_tags,
+            shared_tag=lambda: self.standing.grant.control.shared_tag,
+            deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
+        )
+        self.ingress = Ingress(world, counters, on_message=self._in_stream)
         self.egress = Egress(
             self.timers,
             counters,
@@ -141,8 +160,10 @@ class Anchor:
         """Packets from the TUN device: a layout byte, then records."""
         self.egress.take(superframe, now=now)
 
-    def take_control(self, sender: bytes, message: bytes, *, now: float) -> None:
-        """A message from the control channel. Never raises."""
+    def take_control(
+        self, sender: bytes, message: bytes, *, in_stream: bool = False, now: float
+    ) -> None:
+        """A message from the control channel, or from inside a stream. Never raises."""
         try:
             kind, body = read_envelope(message)
         except WireError:
@@ -151,7 +172,7 @@ class Anchor:
         if kind is Kind.GRANT:
             self._take_grant(body)
         else:
-            self.exchange.received(kind, sender, body, now=now)
+            self.exchange.received(kind, sender, body, in_stream=in_stream, now=now)
 
     def renew(self, standing: Standing, *, now: float) -> None:
         """Take on a new grant: sessions whose common teams are not all still ours are closed."""
@@ -211,6 +232,39 @@ class Anchor:
         self.egress.serve([i.network for i in interfaces] + list(grant.networks), own)
         self.ingress.accept_for(own)
 
+    # Sending control messages
+
+    def _post(self, tag: bytes, message: bytes, now: float) -> None:
+        """Send by the Master; if it is gone, or the tag was heard from by flood, flood."""
+        if not self._world.publish(tag, message) or self.flooding.knows_way(tag, now=now):
+            self.flooding.send(tag, message, now=now)
+
+    def _post_every_way(self, tag: bytes, message: bytes, now: float) -> None:
+        """What had no answer goes out again by every way there is."""
+        self._tell(tag, message, now)
+        self._world.publish(tag, message)
+        self.flooding.send(tag, message, now=now)
+
+    def _post_in_stream(self, tag: bytes, message: bytes, now: float) -> None:
+        """Send inside the stream to a node that has one with us; else as any other."""
+        if not self._tell(tag, message, now):
+            self._post(tag, message, now)
+
+    def _tell(self, tag: bytes, message: bytes, now: float) -> bool:
+        session = self._sessions_by_tag.get(tag)
+        reach = self.routing.get(session.node_id) if session is not None else None
+        if session is None or reach is None:
+            return False
+        return self.egress.tell(session, reach, message, now=now)
+
+    def _own_tags(self) -> frozenset[bytes]:
+        control = self.standing.grant.control
+        return frozenset((*control.tags, control.handle))
+
+    def _in_stream(self, session: Session, message: bytes, now: float) -> None:
+        """A control message from inside a stream: its sender is certain."""
+        self.take_control(session.tag, message, in_stream=True, now=now)
+
     # Asking
 
     def _ask_address(self, egresser: Egresser, now: float) -> bool:
@@ -227,7 +281,14 @@ class Anchor:
         if self.neighbours.get(node) or self.exchange.is_asking(Purpose.TETHER, target):
             return
         tag = node_tag(self.standing.grant.plane_key, node)
-        self.exchange.ask(target, tag, purpose=Purpose.TETHER, failed=lambda _: None, now=now)
+        self.exchange.ask(
+            target,
+            tag,
+            purpose=Purpose.TETHER,
+            in_stream=tag in self._sessions_by_tag,
+            failed=lambda _: None,
+            now=now,
+        )
 
     def _ask_relay(self, avoid: Sequence[bytes], now: float) -> None:
         self.exchange.ask(
@@ -254,15 +315,44 @@ class Anchor:
         if former is not None and former.order > session.order and now - former.opened < AT_ONCE_S:
             self._retire(session, now)
             return
-        self.sessions[session.node_id] = session
-        self.egress.bind(session, now=now)
-        if former is not None:
-            self._retire(former, now)
+        if former is not None and done.asked and former.confirmed:
+            self._successors[session.node_id] = session
+            return
+        self._take_over(session, now)
         if not done.asked:
             self._greet(session, now)
         self._close_older_starts(done.peer, now)
         addresses = done.peer.certificate.addresses
         self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
+
+    def _take_over(self, session: Session, now: float) -> None:
+        """From now on packets to the peer go out under *session*."""
+        former = self.sessions.get(session.node_id)
+        self.sessions[session.node_id] = self._sessions_by_tag[session.tag] = session
+        self.egress.bind(session, now=now)
+        if former is not None:
+            self._retire(former, now)
+        turn_s = 0.0 if self.standing.node_id < session.node_id else REKEY_TURN_S
+        self.timers.at(now + REKEY_S + turn_s, lambda now: self._rekey(session, now))
+
+    def _rekey(self, session: Session, now: float) -> None:
+        """Begin a new handshake inside the stream; what is idle is left to dissolve."""
+        idle_s = now - max(session.last_sent, session.last_received)
+        if session.closed or idle_s > STREAM_IDLE_S or self._is_rekeying(session):
+            return
+        target = Target(TargetKind.NODE, session.node_id)
+        self.exchange.ask(
+            target,
+            session.tag,
+            purpose=Purpose.STREAM,
+            in_stream=True,
+            failed=lambda _: None,
+            now=now,
+        )
+        self.timers.at(now + REKEY_RETRY_S, lambda now: self._rekey(session, now))
+
+    def _is_rekeying(self, session: Session) -> bool:
+        return session.node_id in self._successors
 
     def _session(self, done: Established, now: float) -> Session:
         ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
@@ -273,6 +363,7 @@ class Anchor:
             teams=done.teams,
             suite=done.suite,
             auth_level=done.auth_level,
+            tag=node_tag(self.standing.grant.plane_key, done.peer.node_id),
             out=OutStream(ours, now=now),
             opened=now,
             last_sent=now,
@@ -339,9 +430,17 @@ class Anchor:
         if session.inbound is not None:
             self.ingress.remove(session.inbound)
         self.sessions.pop(session.node_id, None)
+        self._sessions_by_tag.pop(session.tag, None)
+        self._give_up_successor(session.node_id)
         self.routing.release(session.node_id)
         self.egress.unbind(session, now=now)
         self._world.stream_closed(session.node_id, reason)
+
+    def _give_up_successor(self, node: NodeId) -> None:
+        successor = self._successors.pop(node, None)
+        if successor is not None and successor.inbound is not None:
+            successor.closed = True
+            self.ingress.remove(successor.inbound)
 
     # Tethers
 
@@ -380,6 +479,9 @@ class Anchor:
         elif not session.confirmed:
             session.confirmed = True
             self.exchange.confirmed(session.node_id)
+            if self._successors.get(session.node_id) is session:
+                del self._successors[session.node_id]
+                self._take_over(session, now)
             self.routing.ready(session.node_id, now=now)
 
     def _inband(self, neighbour: Neighbour, message: inband.Message, now: float) -> None:
@@ -391,6 +493,9 @@ class Anchor:
             ours = self.routing.torn_down(neighbour, message.route_id, now)
         elif isinstance(message, inband.LabelUnknown) and message.label == LABEL_HERE:
             ours = self._forgotten_by(neighbour, now)
+        elif isinstance(message, inband.Flood):
+            self.flooding.received(neighbour, message, now)
+            ours = True
         elif isinstance(message, inband.LabelUnknown):
             ours = self.routing.label_unknown(neighbour, message.label, now)
         else:
@@ -422,6 +527,9 @@ class Anchor:
     def _keep_house(self, now: float) -> None:
         for session in list(self.sessions.values()):
             self._check_session(session, now)
+        for successor in list(self._successors.values()):
+            if now - successor.opened > UNCONFIRMED_S:
+                self._give_up_successor(successor.node_id)
         self.routing.drop_idle(now)
         self.relay.drop_idle(now)
         self.egress.drop_idle(now)

@@ -121,7 +121,7 @@ class Relay:
             self._end_from_after(neighbour, message.route_id, message.reason)
         elif isinstance(message, Teardown):
             self._torn_down(neighbour, message)
-        else:
+        elif isinstance(message, LabelUnknown):
             self._label_unknown(neighbour, message.label)
 
     def _setup(self, before: Neighbour, setup: Setup, now: float) -> None:

@@ -25,7 +25,10 @@ from conflux.wire.replay import ReplayWindow
 MAX_BLOCKS = 2**35
 """AES blocks under one key (anchor protocol, rekey): nothing is sealed beyond."""
 
-MAX_KEY_AGE_S = 3600.0
+REKEY_S = 120.0
+"""A stream in use gets new keys at this age (docs/protocol/handshake.md, rekey)."""
+
+MAX_KEY_AGE_S = 180.0
 """Nothing is sealed under an older key: the stream is opened anew."""
 
 
@@ -106,6 +109,8 @@ class Session:
     teams: Sequence[TeamKey]
     suite: int
     auth_level: AuthLevel
+    tag: bytes
+    """The peer's pseudonym: where control messages for it go."""
     out: OutStream
     opened: float
     last_sent: float

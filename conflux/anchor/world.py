@@ -18,8 +18,8 @@ class World(Protocol):
     def now(self) -> float:
         """Seconds on a clock that only goes forward."""
 
-    def publish(self, tag: bytes, message: bytes) -> None:
-        """Send a control message, best effort."""
+    def publish(self, tag: bytes, message: bytes) -> bool:
+        """Send a control message by the Master, best effort; False if it is not there."""
 
     def defer(
         self,

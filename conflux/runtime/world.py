@@ -87,9 +87,8 @@ class LiveWorld:
 
     # Control and threads
 
-    def publish(self, tag: bytes, message: bytes) -> None:
-        if self.control is not None:
-            self.control.publish(tag, message)
+    def publish(self, tag: bytes, message: bytes) -> bool:
+        return self.control is not None and self.control.publish(tag, message)
 
     def defer(
         self,

@@ -4,6 +4,7 @@
     outer   := version and type (4 bits each) ‖ hop limit (1) ‖ zero (2) ‖ label (4)
     frame   := outer ‖ stream id (8) ‖ counter (8) ‖ AES-256-GCM(superframe)
     superframe := layout (1) ‖ record ‖ record ...        records: see conflux.api.tun
+                | 80 ‖ control message                    for the far end's protocol
 
 A relay reads and rewrites the outer header only; the 16 bytes behind it are authenticated by the
 frame's seal and the same on every hop.
@@ -29,6 +30,10 @@ MAX_HOPS = 5
 
 LABEL_HERE = 0
 """The label of a frame that ends at the tether's far end: a direct route needs no set-up."""
+
+
+IN_STREAM = 0x80
+"""First byte of a superframe that holds one control message (docs/protocol/control.md §3)."""
 
 
 class MessageType(enum.IntEnum):

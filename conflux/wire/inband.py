@@ -6,10 +6,12 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conflux.api import Buffer, NodeId, WireError
+from conflux.api import TAG_BYTES, Buffer, NodeId, WireError
 from conflux.wire.codec import Reader, Writer
 
 ROUTE_ID_BYTES = 16
+FLOOD_ID_BYTES = 16
+FLOOD_HEADER_BYTES = 1 + FLOOD_ID_BYTES + 1 + 2 * TAG_BYTES + 2
 NODE_ID_BYTES = 32
 MAX_RELAYS = 4
 MAX_PATH_NODES = MAX_RELAYS + 2
@@ -21,6 +23,7 @@ class Kind(enum.IntEnum):
     SETUP_FAILED = 3
     TEARDOWN = 4
     LABEL_UNKNOWN = 5
+    FLOOD = 6
 
 
 class Reason(enum.IntEnum):
@@ -103,7 +106,23 @@ class LabelUnknown:
         return Writer().u8(Kind.LABEL_UNKNOWN).u32(self.label).done()
 
 
-Message = Setup | SetupOk | SetupFailed | Teardown | LabelUnknown
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """A sealed control message from handle `sender` to `tag`, for when the Master is silent."""
+
+    flood_id: bytes
+    relays_left: int
+    tag: bytes
+    sender: bytes
+    message: bytes
+
+    def encode(self) -> bytes:
+        out = Writer().u8(Kind.FLOOD).raw(self.flood_id, FLOOD_ID_BYTES).u8(self.relays_left)
+        out.raw(self.tag, TAG_BYTES).raw(self.sender, TAG_BYTES)
+        return out.vec16(self.message).done()
+
+
+Message = Setup | SetupOk | SetupFailed | Teardown | LabelUnknown | Flood
 
 
 def decode(data: Buffer) -> Message:
@@ -122,10 +141,19 @@ def decode(data: Buffer) -> Message:
         message = Teardown(take.raw(ROUTE_ID_BYTES), _reason(take))
     elif kind == Kind.LABEL_UNKNOWN:
         message = LabelUnknown(take.u32())
+    elif kind == Kind.FLOOD:
+        message = _flood(take)
     else:
         raise WireError("unknown in-band message")
     take.end()
     return message
+
+
+def _flood(take: Reader) -> Flood:
+    flood_id, relays_left = take.raw(FLOOD_ID_BYTES), take.u8()
+    if relays_left > MAX_RELAYS:
+        raise WireError("more relays than a flood may have")
+    return Flood(flood_id, relays_left, take.raw(TAG_BYTES), take.raw(TAG_BYTES), take.vec16())
 
 
 def _path(take: Reader) -> list[NodeId]:

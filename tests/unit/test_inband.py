@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from conflux.api import WireError
 from conflux.wire.inband import (
+    Flood,
     LabelUnknown,
     Reason,
     Setup,
@@ -27,6 +28,9 @@ messages = st.one_of(
     st.builds(SetupFailed, route_ids, reasons),
     st.builds(Teardown, route_ids, reasons),
     st.builds(LabelUnknown, labels),
+    st.builds(
+        Flood, route_ids, st.integers(0, 4), route_ids, route_ids, st.binary(max_size=16_000)
+    ),
 )
 
 

@@ -221,9 +221,10 @@ class SimNode:
     def now(self) -> float:
         return self._network.clock.now()
 
-    def publish(self, tag: bytes, message: bytes) -> None:
+    def publish(self, tag: bytes, message: bytes) -> bool:
         handle = self.anchor.standing.grant.control.handle
         self._network.channel.publish(handle, tag, message)
+        return not self._network.channel.is_down
 
     def defer(
         self,
