@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -77,12 +78,15 @@ class Terminal:
         mounts = f"mount --bind {self.home}/run /run && exec env HOME={self.home} bash -c"
         return ["unshare", "--mount", "sh", "-c", f'{mounts} "$0"', text]
 
-    def state(self) -> str:
-        """What `status` says, by the same socket."""
+    def asked(self, verb: str) -> dict[str, Any]:
+        """What `status` and `info` say, by the same socket; {} if no node is there."""
         try:
-            return str(localapi.call(self.home / "run" / "veilnet" / "api.sock", "status")["state"])
+            return dict(localapi.call(self.home / "run" / "veilnet" / "api.sock", verb))
         except UsageError:
-            return "down"
+            return {}
+
+    def address(self) -> str:
+        return str(self.asked("info")["address"]).partition("/")[0]
 
     def log(self) -> str:
         return (self.home / "log").read_text()
@@ -124,18 +128,13 @@ def wait(until):
 
     def wait(host):
         what = f"the host to run:\n{host.log()}"
-        until(lambda: host.state() == "running", deadline_s=READY_S, what=what)
+        until(lambda: host.asked("status").get("state") == "running", deadline_s=READY_S, what=what)
 
     return wait
 
 
-def address_of(host):
-    info = host.type(HOST_EXPORTS + "veilnet-conflux info").stdout
-    return re.search(r"address +([\d.]+)/24", info)[1]
-
-
 def pings(source, target) -> bool:
-    argv = ["ping", "-c", "1", "-W", "2", address_of(target)]
+    argv = ["ping", "-c", "1", "-W", "2", target.address()]
     return source.place.run(argv, check=False).returncode == 0
 
 
@@ -149,7 +148,7 @@ def test_two_hosts_by_hand_with_guardian_first_then_all_again_with_guardian_last
         replaced = {"the-token-from-above": token, "tag london": f"tag {name}"}
         nodes.append(host.start(BLOCKS["host"], replaced))
         wait(host)
-    assert (address_of(london), address_of(tokyo)) == ("10.99.0.1", "10.99.0.2")
+    assert (london.address(), tokyo.address()) == ("10.99.0.1", "10.99.0.2")
     until(lambda: pings(tokyo, london), deadline_s=20, what="tokyo to reach london")
     seen = london.type(HOST_EXPORTS + BLOCKS["look"]).stdout
     assert "3 received" in seen

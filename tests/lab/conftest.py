@@ -231,6 +231,7 @@ class Overlay:
         self.confluxes: dict[str, Conflux] = {}
         self.guardian: lab.Process | None = None
         self._numbers = itertools.count()
+        self._served = folder / "nothing served yet"
         shutil.copytree(template / "data", self.data)
 
     def start_guardian(self, *options: str) -> None:
@@ -286,7 +287,7 @@ class Overlay:
         """Serve streams of *size_bytes* at a conflux's overlay address; return what ends that."""
         process, out = self.program(at.host, "transfer", "serve", at.address, port, size_bytes)
         self.until(lambda: "ready" in out.read_text(), "the server")
-        self.served = out
+        self._served = out
         return process.kill
 
     def fetch_stream(self, source: Conflux, at: Conflux, *, port: int = 9000) -> Fetch:
@@ -295,7 +296,7 @@ class Overlay:
 
     def sent_digests(self) -> set[str]:
         """SHA-256 of each stream that was sent whole by the last `serve_stream`."""
-        return set(self.served.read_text().split()[1:])
+        return set(self._served.read_text().split()[1:])
 
 
 class Fetch:
