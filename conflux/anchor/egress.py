@@ -29,6 +29,8 @@ WAITING_S = 5.0
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 30.0
 MAX_EGRESSERS = 4_096
+PEER_GONE_S = 1.0
+ASK_ANEW_S = 5.0
 _EMPTY = memoryview(bytes((Layout.BARE,)))
 
 
@@ -41,6 +43,7 @@ class Egresser:
     reach: Reach | None = None
     asking: bool = False
     retry_at: float = 0.0
+    ask_anew_at: float = 0.0
     backoff_s: float = BACKOFF_S
     waiting: deque[tuple[float, bytes]] = field(default_factory=deque)
     waiting_bytes: int = 0
@@ -130,6 +133,7 @@ class Egress:
         route = reach.choose(flow)
         if route is None:
             self._wait(egresser, superframe, now)
+            self._find_anew(egresser, session, reach, now)
             return
         try:
             self._seal_and_send(session, route, superframe, now)
@@ -197,6 +201,12 @@ class Egress:
                 for superframe in self._drain(egresser):
                     self._send(egresser, 0, memoryview(superframe), now)
 
+    def answered(self, covers: Callable[[bytes], bool]) -> None:
+        """The peer lives and has the keys that it had: nobody waits for another answer."""
+        for egresser in self._egressers.values():
+            if covers(egresser.address):
+                egresser.asking = False
+
     def refused(self, covers: Callable[[bytes], bool], now: float) -> None:
         """A handshake ended without streams: whoever asked for it has failed."""
         for egresser in list(self._egressers.values()):
@@ -249,6 +259,14 @@ class Egress:
             egresser.asking = self._ask(egresser, now)
         elif not egresser.asking:
             self._counters["packet_unanswered"] += len(list(self._drain(egresser)))
+
+    def _find_anew(self, egresser: Egresser, session: Session, reach: Reach, now: float) -> None:
+        """No way to a peer that there was: it may have started anew, with other keys. Ask."""
+        since = reach.without_route_since
+        gone = session.confirmed and since is not None and now - since > PEER_GONE_S
+        if gone and not egresser.asking and now >= egresser.ask_anew_at:
+            egresser.ask_anew_at = now + ASK_ANEW_S
+            egresser.asking = self._ask(egresser, now)
 
     def _bind(self, egresser: Egresser, session: Session, now: float) -> None:
         egresser.session = session

@@ -36,7 +36,7 @@ from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import LinkSample, NodeId, Router, WireError
 from conflux.wire import inband
-from conflux.wire.control import Kind, Purpose, Target, TargetKind, read_envelope
+from conflux.wire.control import Kind, Purpose, Target, TargetKind, envelope, read_envelope
 from conflux.wire.credentials import Grant, TeamKey
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
@@ -171,6 +171,9 @@ class Anchor:
             return
         if kind is Kind.GRANT:
             self._take_grant(body)
+        elif kind is Kind.GOODBYE:
+            # From outside a stream nobody has proved that it is his to say.
+            self.counters["control_malformed"] += 1
         else:
             self.exchange.received(kind, sender, body, in_stream=in_stream, now=now)
 
@@ -183,6 +186,7 @@ class Anchor:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
         self.egress.forget()
         for session in list(self.sessions.values()):
+            self._tell(session.tag, envelope(Kind.GOODBYE, b""), now)
             self._close(session, "node stops", now)
         for neighbour in self.neighbours.all():
             self.neighbours.drop(neighbour, "node stops", now=now)
@@ -263,7 +267,10 @@ class Anchor:
 
     def _in_stream(self, session: Session, message: bytes, now: float) -> None:
         """A control message from inside a stream: its sender is certain."""
-        self.take_control(session.tag, message, in_stream=True, now=now)
+        if message != envelope(Kind.GOODBYE, b""):
+            self.take_control(session.tag, message, in_stream=True, now=now)
+        elif self.sessions.get(session.node_id) is session:
+            self._close(session, "peer stops", now)
 
     # Asking
 
@@ -316,7 +323,9 @@ class Anchor:
             self._retire(session, now)
             return
         if former is not None and done.asked and former.confirmed:
+            self._give_up_successor(session.node_id)
             self._successors[session.node_id] = session
+            self.egress.answered(session.peer.covers)
             return
         self._take_over(session, now)
         if not done.asked:

@@ -39,6 +39,8 @@ class Kind(enum.IntEnum):
     ANSWER = 2
     OPEN = 3
     GRANT = 4
+    GOODBYE = 5
+    """Inside a stream only, without a body: the sender stops and forgets its keys."""
 
 
 class Purpose(enum.IntEnum):

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conflux.testing.simnet import SimNetwork, SimNode
-from conflux.wire.control import Kind
+from conflux.wire.control import Kind, envelope
 
 EACH_WAY = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -276,3 +276,54 @@ def test_streams_survive_an_hour_and_the_end_of_their_keys(pair):
     assert sum(1 for ping in pings if ping.answers != 1) == 0
     # Only the first handshake went by the Master: all others inside the stream that they replace.
     assert pair.network.channel.count(Kind.OPEN) == 1
+
+
+def test_a_peer_that_stops_says_so_and_its_keys_are_forgotten_at_once(pair):
+    network, left, right = pair.network, pair.left, pair.right
+    left.ping(right)
+    network.run(2)
+    right.stop()
+    network.run(0.2)
+    assert left.anchor.sessions == {}
+
+
+def test_a_goodbye_from_outside_a_stream_ends_nothing(pair):
+    network, left, right = pair.network, pair.left, pair.right
+    left.ping(right)
+    network.run(2)
+    left.anchor.take_control(bytes(16), envelope(Kind.GOODBYE, b""), now=network.now())
+    network.run(1)
+    assert left.anchor.sessions
+    assert left.anchor.counters["control_malformed"] == 1
+
+
+def test_a_peer_that_was_killed_and_came_back_is_reached_within_three_seconds(pair):
+    network, left, right = pair.network, pair.left, pair.right
+    left.ping(right)
+    network.run(2)
+    right.crash()
+    right.restart()
+
+    def answered():
+        ping = left.ping(right)
+        return network.run_until(lambda: ping.answers == 1, 0.2)
+
+    started = network.now()
+    while not answered():
+        assert network.now() - started < 3
+
+
+def test_a_living_peer_that_cannot_be_reached_is_asked_with_back_off_and_comes_back(relayed):
+    network, left, right = relayed.network, relayed.left, relayed.right
+    left.ping(right)
+    network.run(5)
+    network.block(right, *relayed.relays)
+    before = network.channel.count(Kind.ASK)
+    for _ in range(60):
+        left.ping(right)
+        network.run(1)
+    assert network.channel.count(Kind.ASK) - before < 400
+    network.unblock(right, *relayed.relays)
+    network.run(35)
+    ping = left.ping(right)
+    assert network.run_until(lambda: ping.answers == 1, 5)
