@@ -172,6 +172,7 @@ def test_two_hosts_by_hand_with_guardian_first_then_all_again_with_guardian_last
     until(lambda: pings(london, tokyo), deadline_s=20, what="london to reach tokyo again")
 
 
+@pytest.mark.thorough
 def test_hosts_of_two_users_with_guardian_last_and_then_a_team(town, wait, until):
     guardian, london, tokyo = town.values()
     *setting_up, serve = BLOCKS["guardian"].rstrip().split("\n")

@@ -374,6 +374,7 @@ class TestOrdinaryUser:
         if int(status.split()[2]) == 2**32 - 1:  # not within a user namespace already
             assert "CapEff:\t0000000000000000" in status
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("tests", [__file__, "plugins/tun_linux"], ids=["lab", "tun_linux"])
     def test_everything_works(self, as_nobody: AsNobody, tests: str) -> None:
         if lacking := as_nobody([sys.executable, "-c", MISSING]).stdout.strip():
