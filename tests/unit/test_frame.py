@@ -50,8 +50,8 @@ def session() -> Session:
         kem_public=bytes(1216), addresses=[ip_interface("10.0.0.1/8")], not_before=0, not_after=1,
     )  # fmt: skip
     return Session(
-        peer=Peer(b"n" * 32, certificate), teams=(), suite=1, auth_level=AuthLevel.HANDSHAKE, tag=bytes(16),
-        out=OutStream(KEYS, now=0), opened=0, last_sent=0, last_received=0,
+        peer=Peer(b"n" * 32, certificate), teams=(), suite=1, auth_level=AuthLevel.HANDSHAKE,
+        tag=bytes(16), out=OutStream(KEYS, now=0), opened=0, last_sent=0, last_received=0,
     )  # fmt: skip
 
 
