@@ -168,6 +168,20 @@ def test_user_that_exists_is_refused(ready: Run) -> None:
     assert_one_line(add_user(ready, "Alice@Example.com"), "user alice@example.com exists already")
 
 
+def test_database_that_somebody_else_holds_gets_one_line(
+    ready: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veilnet_guardian.database.BUSY_TIMEOUT_MS", 50)
+    holder = sqlite3.connect(tmp_path / "guardian" / "guardian.db", isolation_level=None)
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        result = ready("plane", "create", "late", "10.9.0.0/24")
+    finally:
+        holder.close()
+    assert_one_line(result, r"does not answer \(database is locked\): try again")
+    assert ready("plane", "create", "late", "10.9.0.0/24").exit_code == 0
+
+
 def test_missing_data_dir_option_names_its_variable(run: Run) -> None:
     result = run("plane", "create", "home", "10.8.0.0/24", VEILNET_GUARDIAN_DATA_DIR="")
     assert result.exit_code == 2

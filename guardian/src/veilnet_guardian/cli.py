@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from conflux.api import UsageError
-from veilnet_guardian.errors import one_line
+from veilnet_guardian.errors import GuardianError, one_line
 from veilnet_guardian.settings import (
     CERTIFICATE_S,
     DEFAULT_MASTER_PORT,
@@ -374,6 +374,8 @@ def master_export(store: Store) -> None:
 
 def _write(store: Store, work: Callable[[AsyncSession, Keys], Awaitable[T]]) -> T:
     """Run *work* in one transaction on the database that a server may be using too."""
+    from sqlalchemy.exc import DBAPIError
+
     from veilnet_guardian.database import Database
     from veilnet_guardian.datadir import DataDir
     from veilnet_guardian.keys import Keys
@@ -389,7 +391,13 @@ def _write(store: Store, work: Callable[[AsyncSession, Keys], Awaitable[T]]) -> 
         finally:
             await db.close()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except DBAPIError as error:
+        raise GuardianError(
+            f"the database does not answer ({error.orig}): "
+            "try again, and see whether its disk is full"
+        ) from None
 
 
 def _now() -> int:

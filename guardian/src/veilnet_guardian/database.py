@@ -74,7 +74,8 @@ class Database:
         except (DBAPIError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise GuardianError(
-                f"the database cannot be opened ({reason}): check --database-url and its rights"
+                f"the database cannot be opened ({reason}): "
+                "check --database-url, its rights and its disk"
             ) from None
 
     async def _version(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from veilnet_guardian.app import create_app
+from veilnet_guardian.connection import KEEP_ALIVE_S, BoundedRequests
 from veilnet_guardian.context import Guardian
 from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir
@@ -165,13 +166,14 @@ def _first(failed: BaseExceptionGroup[GuardianError]) -> GuardianError:
 def _http_config(guardian: Guardian, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(guardian),
+        http=BoundedRequests,
         access_log=False,
         log_config=None,
         lifespan="off",
         server_header=False,
         ws="none",
         limit_concurrency=512,
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
