@@ -311,6 +311,24 @@ def test_what_never_ends_fills_the_window_and_no_more():
     assert inbound.SACK_HEADER.unpack_from(into.sack())[4] < len(part)
 
 
+@pytest.mark.parametrize(
+    ("flags", "stream", "part"),
+    [
+        pytest.param(UNORDERED | BEGIN, 0, bytes(1_160), id="messages that only begin"),
+        pytest.param(UNORDERED | BEGIN, 0, b"x", id="crumbs of them"),
+        pytest.param(BEGIN | END, 4, bytes(1_160), id="messages ahead of one that never comes"),
+    ],
+)
+def test_what_never_ends_in_order_is_a_wire_error_before_it_costs_much(flags, stream, part):
+    """Every chunk is the very next one, which the window never holds up."""
+    into = Inbound(0, ordered_stream=4, deliver=lambda *_: None)
+    most = min(inbound.MOST_HELD_BYTES // len(part), inbound.MOST_RUNS)
+    for tsn in range(1, most + 1):
+        into.data(tsn, flags, stream, tsn, BINARY, part)
+    with pytest.raises(WireError):
+        into.data(most + 1, flags, stream, most + 1, BINARY, part)
+
+
 def test_message_that_grows_too_long_is_a_wire_error():
     into = Inbound(0, ordered_stream=4, deliver=lambda *_: None)
     for tsn in range(1, 57):

@@ -22,6 +22,13 @@ MAX_GAPS = 128
 WINDOW_BYTES = 2 << 20
 """How much may lie here unfinished (a_rwnd)."""
 
+MOST_HELD_BYTES = WINDOW_BYTES + 2 * MAX_MESSAGE_BYTES
+"""The window, and the message of each lane that had begun when it closed: no peer that heeds the
+window leaves more unfinished."""
+
+MOST_RUNS = 16_384
+"""Of unfinished messages. A window full of those that lost one of two fragments is an eighth."""
+
 _REACH = 0xFFFF
 """How far above the cumulative TSN a gap block can point."""
 
@@ -87,6 +94,9 @@ class Inbound:
             self._complete(flags, stream, sequence, ppid, data)
         else:
             self._join(_Run(tsn, flags, stream, sequence, ppid, data), flags)
+        # Chunks in order pass the check above, also those of messages that never end.
+        if self._held_bytes > MOST_HELD_BYTES or len(self._by_first) > MOST_RUNS:
+            raise WireError("more unfinished messages than the window allows")
 
     def forward(self, wire_tsn: int) -> None:
         """Take a FORWARD TSN: the sender has given up what is missing up to there."""
