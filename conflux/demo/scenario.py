@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,10 @@ def run_demo(*, keep: bool, megabytes: int) -> bool:
     if lacking:
         raise Unavailable("the demo needs " + "; and ".join(lacking))
     picture = Picture()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As a Ctrl-C: by default neither would remove the folder. nohup is heeded.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="veilnet-demo-") as folder, ExitStack() as stack:
         demo = Demo(stack.enter_context(World()), Path(folder), picture, megabytes * MEGABYTE)
         try:
