@@ -23,12 +23,12 @@ from conflux.anchor.handshake import (
     Standing,
     message_ref,
 )
-from conflux.anchor.identity import CLOCK_SKEW_S, Peer, node_tag
+from conflux.anchor.identity import CLOCK_SKEW_S, Peer, node_id, node_tag
 from conflux.anchor.limits import RateLimit, SeenNonces
 from conflux.anchor.seal import HybridKey
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.world import World
-from conflux.api import NodeId, Tether, WireError
+from conflux.api import TAG_BYTES, NodeId, Tether, WireError
 from conflux.wire.control import (
     REF_BYTES,
     Ask,
@@ -46,6 +46,9 @@ from conflux.wire.credentials import TeamKey
 MAX_ASKED = 256
 MAX_ANSWERED = 1_024
 MAX_PER_SENDER = 4
+MAX_OFFERS_PER_SENDER = 2
+MAX_OFFERS = 128
+"""Tethers begun for others and not yet opened: each holds sockets."""
 MAX_RIVALS = 4
 MESSAGES_PER_S = 20.0
 MESSAGES_BURST = 40.0
@@ -340,6 +343,7 @@ class Exchange:
             return
         me, wall = self._standing(), self._wall(now)
         received = handshake.open_ask(me, body, wall=wall)
+        self._check_origin(me, origin, received)
         if not self._nonces.fresh(received.ask.nonce, now=now):
             raise WireError("Ask seen before")
         self._working[ref] = origin
@@ -348,6 +352,16 @@ class Exchange:
             lambda peer, now: self._certified(ref, me, received, peer, now),
             lambda error, _: self._gave_up(ref, error),
         )
+
+    def _check_origin(self, me: Standing, origin: _Working, received: ReceivedAsk) -> None:
+        """An Ask is not signed: the Master's handles at least must be those of its certificate.
+
+        Flooded ones come under the name of who brought them, and count against him.
+        """
+        asker = node_id(received.ask.certificate.sign_public)
+        brought = len(origin.sender) != TAG_BYTES
+        if not brought and origin.sender != node_tag(me.grant.plane_key, asker):
+            raise WireError("Ask under another node's handle")
 
     def _received_answer(self, in_stream: bool, body: bytes, now: float) -> None:
         answer_ref = message_ref(envelope(Kind.ANSWER, body))
@@ -479,13 +493,14 @@ class Exchange:
     def _certified(
         self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer, now: float
     ) -> None:
-        if not self._is_worth_answering(me, received.ask.purpose, peer, now):
+        origin = self._working.get(ref, _Working(b"", in_stream=False)).sender
+        if not self._is_worth_answering(me, origin, received.ask.purpose, peer, now):
             self._working.pop(ref, None)
             return
         kinds = [kind for kind in self._tether_kinds if kind in received.ask.tether_kinds]
         # Who asks for a tether alone has none, even if we think that there is one.
         wanted = received.ask.purpose is Purpose.TETHER or not self._has_tether(peer.node_id)
-        if kinds and wanted:
+        if kinds and wanted and self._may_offer(origin):
             self._world.offer_tether(
                 kinds[0],
                 lambda tether, _: self._answer(ref, me, received, peer, kinds[0], tether),
@@ -493,12 +508,19 @@ class Exchange:
         else:
             self._answer(ref, me, received, peer, "", None)
 
-    def _is_worth_answering(self, me: Standing, purpose: Purpose, peer: Peer, now: float) -> bool:
+    def _may_offer(self, origin: bytes) -> bool:
+        offered = [answered for answered in self._answered.values() if answered.tether is not None]
+        theirs = sum(1 for answered in offered if answered.sender == origin)
+        return theirs < MAX_OFFERS_PER_SENDER and len(offered) < MAX_OFFERS
+
+    def _is_worth_answering(
+        self, me: Standing, origin: bytes, purpose: Purpose, peer: Peer, now: float
+    ) -> bool:
         if self._crossing_ask_wins(me, purpose, peer):
             self._counters["ask_crossed"] += 1
             return False
         # Several Asks for "any relay" may have been drawn to this one: one tether is enough.
-        if purpose is Purpose.TETHER and not self._offers.allows(peer.node_id, now=now):
+        if purpose is Purpose.TETHER and not self._offers.allows(origin + peer.node_id, now=now):
             self._counters["ask_doubled"] += 1
             return False
         return True

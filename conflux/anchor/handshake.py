@@ -328,6 +328,9 @@ def _check_target(me: Standing, ask: Ask) -> None:
     if kind is TargetKind.ANY_RELAY:
         if ask.purpose is not Purpose.TETHER:
             raise WireError("streams go to somebody in particular")
+    elif kind is TargetKind.ADDRESS and ask.purpose is not Purpose.STREAM:
+        # Without a team tag nobody may learn who has an address, nor whether anybody has.
+        raise WireError("addresses are asked for streams only")
     elif not _covers(Peer(me.node_id, me.grant.certificate), ask.target):
         raise WireError(f"Ask for another {kind.name.lower()} of {len(value)} bytes")
 

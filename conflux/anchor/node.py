@@ -40,6 +40,9 @@ from conflux.wire.control import Kind, Purpose, Target, TargetKind, envelope, re
 from conflux.wire.credentials import Grant, TeamKey
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
+GUARDIAN_HANDLE = bytes(16)
+"""The handle under which Guardian publishes grants; the Master gives it to no node."""
+
 STREAM_IDLE_S = 60.0
 INBOUND_IDLE_S = 90.0
 """Longer than STREAM_IDLE_S: the sender forgets first, so that nobody sends into the void."""
@@ -77,6 +80,8 @@ class Anchor:
         self._successors: dict[NodeId, Session] = {}
         """Rekeyed sessions, which take over once the peer has shown that it has the keys."""
         self._sessions_by_tag: dict[bytes, Session] = {}
+        self._opening_grant = False
+        self._waiting_grant: bytes | None = None
         self._world = world
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
         me, entropy, counters = standing.node_id, standing.entropy, self.counters
@@ -169,18 +174,24 @@ class Anchor:
         except WireError:
             self.counters["control_malformed"] += 1
             return
-        if kind is Kind.GRANT:
+        if kind is Kind.GRANT and sender == GUARDIAN_HANDLE and not in_stream:
             self._take_grant(body)
-        elif kind is Kind.GOODBYE:
-            # From outside a stream nobody has proved that it is his to say.
+        elif kind in (Kind.GRANT, Kind.GOODBYE):
+            # A grant from anybody but Guardian; a goodbye from outside the stream that it ends.
             self.counters["control_malformed"] += 1
         else:
             self.exchange.received(kind, sender, body, in_stream=in_stream, now=now)
 
-    def renew(self, standing: Standing, *, now: float) -> None:
-        """Take on a new grant: sessions whose common teams are not all still ours are closed."""
+    def renew(self, standing: Standing, *, now: float) -> bool:
+        """Take on a new grant: sessions whose common teams are not all still ours are closed.
+
+        False if a newer one was pushed while the login was under way: log in again.
+        """
+        if standing.grant.revision < self.standing.grant.revision:
+            return False
         self._clock_offset_s = standing.grant.time_ms / 1000 - now
         self._take_on(standing, now)
+        return True
 
     def close(self, *, now: float) -> None:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
@@ -195,6 +206,11 @@ class Anchor:
     # Grants
 
     def _take_grant(self, sealed: bytes) -> None:
+        """Open a grant in a thread, one at a time; of those that wait only the newest counts."""
+        if self._opening_grant:
+            self._waiting_grant = sealed
+            return
+        self._opening_grant = True
         me = self.standing
         fingerprint = guardian_fingerprint(me.guardian.public)
         self._world.defer(
@@ -206,6 +222,7 @@ class Anchor:
         )
 
     def _granted(self, grant: Grant, now: float) -> None:
+        self._grant_opened()
         me = self.standing
         if grant.revision > me.grant.revision:
             # Guardian's clock, but the Master may have held the message back: it cannot have come
@@ -217,6 +234,13 @@ class Anchor:
 
     def _grant_false(self, error: WireError) -> None:
         self.counters[f"grant: {error}"] += 1
+        self._grant_opened()
+
+    def _grant_opened(self) -> None:
+        self._opening_grant = False
+        waiting, self._waiting_grant = self._waiting_grant, None
+        if waiting is not None:
+            self._take_grant(waiting)
 
     def _take_on(self, standing: Standing, now: float) -> None:
         self.standing = standing

@@ -31,6 +31,8 @@ from conflux.wire.inband import (
 )
 
 MAX_ROUTES_PER_NEIGHBOUR = 256
+MAX_WAITING_PER_NEIGHBOUR = 4
+MAX_WAITING = 32
 MAX_IDLE_S = 3600
 SETUP_S = 6.0
 """From Setup to SETUP_OK, a new tether to the next node included; less than the origin waits."""
@@ -148,9 +150,15 @@ class Relay:
         at = path.index(self._me) if self._me in path else 0
         if at == 0 or path[at - 1] != before.node_id or setup.route_id in self._routes:
             return Reason.REFUSED
-        held = sum(1 for relayed in self._routes.values() if relayed.before is before)
-        if held >= MAX_ROUTES_PER_NEIGHBOUR or not 0 < setup.idle_s <= MAX_IDLE_S:
+        held = [relayed for relayed in self._routes.values() if relayed.before is before]
+        if len(held) >= MAX_ROUTES_PER_NEIGHBOUR or not 0 < setup.idle_s <= MAX_IDLE_S:
             return Reason.BUSY
+        if path[-1] != self._me and self._neighbours.get(self._next(setup)) is None:
+            # Each of these makes us ask for a tether: others' needs must not use up our own Asks.
+            waiting = sum(1 for relayed in self._routes.values() if relayed.is_waiting)
+            theirs = sum(1 for relayed in held if relayed.is_waiting)
+            if theirs >= MAX_WAITING_PER_NEIGHBOUR or waiting >= MAX_WAITING:
+                return Reason.BUSY
         if path[-1] == self._me and not self._accepts_from(path[0]):
             return Reason.NO_HANDSHAKE
         return None

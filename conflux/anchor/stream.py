@@ -54,7 +54,7 @@ class OutStream:
         # Before sealing: a nonce used twice breaks AES-GCM, a skipped one is harmless.
         self._counter += 1
         size = len(superframe)
-        self._blocks += size >> 4
+        self._blocks += -(-size // 16) + 2  # and the tag's two
         if self._blocks > MAX_BLOCKS or now > self._until:
             raise Spent
         frame = bytearray(HEADER_BYTES + size + TAG_BYTES)

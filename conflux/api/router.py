@@ -39,7 +39,8 @@ class Router(abc.ABC):
     """Weighs paths from this node. Not thread safe; called from the event loop, never per packet.
 
     Only `weigh` must be written; a router that learns takes what it needs of the rest. `now` is
-    in seconds on a clock that only goes forward.
+    in seconds on a clock that only goes forward. `gossip` and `hear` are part of the contract, but
+    the kernel carries no gossip yet (docs/roadmap.md).
     """
 
     @abc.abstractmethod

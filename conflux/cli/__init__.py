@@ -24,7 +24,34 @@ from conflux.cli.up import up
 
 
 class Group(click.Group):
-    """Turns what the user can mend into one line on standard error and an exit code."""
+    """Turns what the user can mend into one line on standard error and an exit code.
+
+    Commands of plugins come behind our own: they are looked for only if ours do not serve, and
+    none can take the name of one of ours.
+    """
+
+    _plugins_asked = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._ask_plugins()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands:
+            self._ask_plugins()
+        return super().get_command(ctx, name)
+
+    def _ask_plugins(self) -> None:
+        if self._plugins_asked:
+            return
+        self._plugins_asked = True
+        from conflux.registry import Registry
+
+        registry = Registry()
+        registry.load()
+        theirs = click.Group()
+        registry.notify("conflux_add_commands", group=theirs)
+        self.commands = {**theirs.commands, **self.commands}
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -19,8 +19,8 @@ def down(config_dir: Path | None) -> None:
     path = folder(config_dir) / saved.UP
     socket = api_socket(config_dir)
     running = localapi.is_running(socket)
-    if not path.exists():
-        if (path.parent / saved.REGISTERED).exists():
+    if saved.load(path) is None:
+        if saved.load(path.parent / saved.REGISTERED) is not None:
             raise UsageError("this conflux was registered, not brought up: end it with Ctrl-C")
         if not running:
             raise UsageError("nothing is up here: there is nothing to take down")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 
@@ -18,6 +19,8 @@ from conflux.config import Config
 from conflux.registry import Registry
 from conflux.runtime.drivers import check, create
 from conflux.runtime.saved import Membership
+
+log = logging.getLogger("conflux.register")
 
 RETRY_S = 0.5
 
@@ -35,12 +38,16 @@ async def register(
     auth: AuthDriver = create(registry, config, Kind.AUTH)[1]
     try:
         ends = time.monotonic() + wait_s
+        said = False
         while True:
             try:
                 return await auth.register(guardian, request)
-            except Unreachable:
+            except Unreachable as error:
                 if time.monotonic() + RETRY_S > ends:
                     raise
+                if not said:
+                    said = True
+                    log.warning("waiting for Guardian: %s", error)
             await asyncio.sleep(RETRY_S)
     finally:
         await auth.close()

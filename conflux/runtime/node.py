@@ -134,7 +134,7 @@ class Node:
                 "waiting for Guardian", lambda: self._log_in(drivers, identity)
             )
             stack.push_async_callback(self._log_out, drivers)
-            await stack.enter_async_context(self._tether_driver(drivers))
+            await stack.enter_async_context(self._tether_driver(drivers, standing.grant))
             await self._carry(drivers, standing, executor, on_running)
 
     async def _carry(
@@ -184,8 +184,10 @@ class Node:
         self._anchor = None
 
     @contextlib.asynccontextmanager
-    async def _tether_driver(self, drivers: Drivers) -> AsyncIterator[None]:
-        await drivers.tether.start(TetherConfig(is_overlay=self._is_overlay))
+    async def _tether_driver(self, drivers: Drivers, grant: Grant) -> AsyncIterator[None]:
+        await drivers.tether.start(
+            TetherConfig(is_overlay=self._is_overlay, ice_servers=grant.ice_servers)
+        )
         try:
             yield
         finally:
@@ -267,7 +269,9 @@ class Node:
             while True:
                 try:
                     standing = await self._log_in(drivers, anchor.standing.identity)
-                    break
+                    if anchor.renew(standing, now=world.now()):
+                        break
+                    wait_s = RETRY_S
                 except Unreachable as error:
                     log.warning("the certificate is not renewed yet: %s", error)
                     wait_s = next(retry)
@@ -277,7 +281,6 @@ class Node:
                     log.warning("Guardian does not renew the certificate: %s", error)
                     wait_s = REFUSED_RETRY_S
                 await asyncio.sleep(wait_s)
-            anchor.renew(standing, now=world.now())
             self._new_grant.put_nowait(standing.grant)
 
     async def _renewal_due(self, wait_s: float) -> None:

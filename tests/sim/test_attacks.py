@@ -11,12 +11,14 @@ from conflux.anchor import exchange, handshake
 from conflux.anchor.exchange import MAX_ANSWERED, MAX_PER_SENDER
 from conflux.anchor.handshake import Standing, make_ask
 from conflux.anchor.identity import Identity, address_tag, node_tag, relay_tag
-from conflux.anchor.relay import MAX_ROUTES_PER_NEIGHBOUR
+from conflux.anchor.node import GUARDIAN_HANDLE
+from conflux.anchor.relay import MAX_ROUTES_PER_NEIGHBOUR, MAX_WAITING_PER_NEIGHBOUR
+from conflux.anchor.route import RELAY_ASKS
 from conflux.api import Layout, Router
 from conflux.testing import EqualRouter
 from conflux.testing.packets import udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
-from conflux.wire.control import AuthLevel, Kind, Purpose, Target, TargetKind
+from conflux.wire.control import AuthLevel, Kind, Purpose, Target, TargetKind, envelope
 from conflux.wire.frame import HEADER_BYTES, OUTER, SIZE
 from conflux.wire.inband import LabelUnknown, Setup, SetupOk, Teardown
 
@@ -496,3 +498,72 @@ def test_a_router_that_weighs_sends_flows_where_it_says(relayed):
 
 def test_the_constants_of_the_exchange_are_those_of_the_page():
     assert (exchange.MAX_ASKED, MAX_ANSWERED, MAX_PER_SENDER) == (256, 1_024, 4)
+
+
+def test_an_address_is_told_to_nobody_who_asks_for_a_tether(pair):
+    network, right = pair.network, pair.right
+    stranger = network.add_node("stranger", teams=["others"])
+    target = Target(TargetKind.ADDRESS, right.address.packed)
+    plane_key = network.guardian.plane_key
+    me = stranger.anchor.standing
+    message = ask_of(me, target, network, Purpose.TETHER)
+    handle = node_tag(plane_key, me.node_id)
+    network.channel.publish(handle, address_tag(plane_key, right.address.packed), message)
+    network.run(5)
+    assert network.channel.count(Kind.ANSWER) == 0
+    assert right.anchor.counters["control: addresses are asked for streams only"] == 1
+
+
+def test_an_ask_under_another_nodes_handle_is_dropped(pair):
+    network, left, right = pair.network, pair.left, pair.right
+    plane_key = network.guardian.plane_key
+    target = Target(TargetKind.ANY_RELAY)
+    message = ask_of(left.anchor.standing, target, network, Purpose.TETHER)
+    network.channel.publish(node_tag(plane_key, b"i" * 32), relay_tag(plane_key), message)
+    network.run(5)
+    assert network.channel.count(Kind.ANSWER) == 0
+    dropped = left.anchor.counters + right.anchor.counters
+    assert dropped.total() >= 1
+
+
+def test_set_ups_to_made_up_nodes_do_not_use_up_a_relays_own_asks(relayed):
+    network, left, (relay, _) = relayed.network, relayed.left, relayed.relays
+    talk(relayed)
+    path_head = (left.node_id, relay.node_id)
+    for number in range(1_000):
+        nowhere = number.to_bytes(32, "big")
+        tether(left, relay).send_reliable(
+            Setup(number.to_bytes(16, "big"), 90, (*path_head, nowhere)).encode()
+        )
+    network.run(0.5)
+    assert len(relay.anchor.exchange._asked) <= MAX_WAITING_PER_NEIGHBOUR + RELAY_ASKS
+    friend = network.add_node("friend", teams=["ops"])
+    network.guardian.attach(relay.name, "ops")
+    network.run(1)
+    ping = relay.ping(friend)
+    assert network.run_until(lambda: ping.answers == 1, 3)
+
+
+def test_grants_from_anybody_but_guardian_cost_nothing(pair):
+    network, right = pair.network, pair.right
+    noise = envelope(Kind.GRANT, bytes(20_000))
+    for _ in range(500):
+        right.anchor.take_control(b"m" * 16, noise, now=network.now())
+    assert right.anchor.counters["control_malformed"] == 500
+
+
+def test_of_many_false_grants_at_once_two_are_opened(pair):
+    network, right = pair.network, pair.right
+    noise = envelope(Kind.GRANT, bytes(20_000))
+    for _ in range(500):
+        right.anchor.take_control(GUARDIAN_HANDLE, noise, now=network.now())
+    network.run(5)
+    opened = sum(n for reason, n in right.anchor.counters.items() if reason.startswith("grant:"))
+    assert opened == 2
+
+
+def test_a_login_older_than_a_pushed_grant_is_not_taken_on(pair):
+    standing = pair.right.anchor.standing
+    older = replace(standing, grant=replace(standing.grant, revision=standing.grant.revision - 1))
+    assert not pair.right.anchor.renew(older, now=pair.network.now())
+    assert pair.right.anchor.standing is standing

@@ -169,6 +169,7 @@ def _http_config(guardian: Guardian, settings: ServeSettings) -> uvicorn.Config:
         http=BoundedRequests,
         access_log=False,
         log_config=None,
+        log_level="error",  # a warning for each refused stranger would fill the disk
         lifespan="off",
         server_header=False,
         ws="none",

@@ -106,7 +106,18 @@ def _candidates() -> Iterator[Liboqs]:
 def _prefixes() -> list[Path]:
     if named := os.environ.get(INSTALL_PATH):
         return [Path(named)]
-    return [Path(sys.prefix) / "liboqs", Path.home() / "_oqs"]
+    prefixes = [Path(sys.prefix) / "liboqs", Path.home() / "_oqs"]
+    # Root must not load code from a home that its environment names and somebody else owns.
+    return [prefix for prefix in prefixes if not _is_foreign(prefix)]
+
+
+def _is_foreign(prefix: Path) -> bool:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return False
+    try:
+        return prefix.stat().st_uid != 0
+    except OSError:
+        return False
 
 
 def _files(prefix: Path) -> list[Path]:
