@@ -17,9 +17,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Identity, login_binding, open_grant
@@ -196,6 +197,7 @@ class Node:
     @contextlib.asynccontextmanager
     async def _interface(self, drivers: Drivers, grant: Grant) -> AsyncIterator[TunDevice]:
         config = self._launch.config
+        self._check_overlap(grant)
         tun = await drivers.tun.open(
             TunConfig(
                 name=config.tun_name,
@@ -208,6 +210,17 @@ class Node:
             yield tun
         finally:
             tun.close()
+
+    def _check_overlap(self, grant: Grant) -> None:
+        """A plane that covers Guardian or the Master would cut the node off from them."""
+        for url in (self._launch.membership.guardian, *grant.control.urls):
+            host = urlsplit(url).hostname or ""
+            for interface in grant.certificate.addresses:
+                if _is_address(host) and ip_address(host) in interface.network:
+                    raise UsageError(
+                        f"the plane {interface.network} covers {host}, which this node needs: "
+                        "make a plane with another range and register there"
+                    )
 
     def _is_overlay(self, address: IPv4Address | IPv6Address) -> bool:
         if self._anchor is None:
@@ -348,6 +361,14 @@ class Node:
                     log.warning("%s: %s", state, said)
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable: the back-off has no end")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _backoff() -> Iterator[float]:
