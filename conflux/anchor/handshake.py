@@ -141,11 +141,15 @@ class StreamKeys:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What both ends derive: A's stream to B, B's to A, and 32 bytes for the tether."""
+    """What both ends derive: A's stream to B, B's to A, and 32 bytes for the tether.
+
+    `transcript` is no secret: the hash of the three messages that it was derived from.
+    """
 
     ask_to_answer: StreamKeys
     answer_to_ask: StreamKeys
     tether: bytes
+    transcript: bytes
 
     def __repr__(self) -> str:
         return "Secrets()"
@@ -379,4 +383,6 @@ def _derive(teams: Sequence[TeamKey], answer: Answer, opening: Open) -> Secrets:
             stream_id=int.from_bytes(expand(direction + b" stream id", 8), "big"),
         )
 
-    return Secrets(stream(b"ask to answer"), stream(b"answer to ask"), expand(b"tether", 32))
+    return Secrets(
+        stream(b"ask to answer"), stream(b"answer to ask"), expand(b"tether", 32), transcript
+    )

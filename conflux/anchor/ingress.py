@@ -71,11 +71,17 @@ class Ingress:
             self._on_message(stream.session, bytes(superframe[1:]), now)
             return stream.session
         stream.session.last_received = now
+        guard = stream.guard
+        if guard is None or guard.opened(frame, counter, superframe, now):
+            self.deliver(superframe, stream.session)
+        return stream.session
+
+    def deliver(self, superframe: memoryview, session: Session) -> None:
+        """Check and hand over what a genuine frame of *session* held. Never raises."""
         try:
-            self._deliver(superframe, stream.session)
+            self._deliver(superframe, session)
         except WireError:
             self._counters["superframe_malformed"] += 1
-        return stream.session
 
     def _deliver(self, superframe: memoryview, session: Session) -> None:
         # Runs of good records are handed over whole; a bad one only interrupts.

@@ -26,6 +26,7 @@ from conflux.anchor.identity import (
     relay_tag,
 )
 from conflux.anchor.ingress import Ingress
+from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.post import Flooding
 from conflux.anchor.relay import Relay
 from conflux.anchor.route import Reach, Routing
@@ -36,7 +37,15 @@ from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import LinkSample, NodeId, Router, WireError
 from conflux.wire import inband
-from conflux.wire.control import Kind, Purpose, Target, TargetKind, envelope, read_envelope
+from conflux.wire.control import (
+    AuthLevel,
+    Kind,
+    Purpose,
+    Target,
+    TargetKind,
+    envelope,
+    read_envelope,
+)
 from conflux.wire.credentials import Grant, TeamKey
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
@@ -71,9 +80,12 @@ class Anchor:
         router: Router,
         *,
         tether_kinds: Sequence[str],
+        auth_level: AuthLevel = AuthLevel.HANDSHAKE,
         now: float,
     ) -> None:
         self.standing = standing
+        self.auth_level = auth_level
+        """What this node offers; the stricter end of a session decides."""
         self.timers = Timers()
         self.counters: Counter[str] = Counter()
         self.sessions: dict[NodeId, Session] = {}
@@ -111,6 +123,7 @@ class Anchor:
             join_tether=self.neighbours.join,
             on_established=self._established,
             on_opened_again=self._opened_again,
+            auth_level=auth_level,
         )
         self.flooding = Flooding(
             self.neighbours,
@@ -122,6 +135,17 @@ class Anchor:
             deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
         )
         self.ingress = Ingress(world, counters, on_message=self._in_stream)
+        self.packet_auth = PacketAuth(
+            lambda: self.standing,
+            world,
+            self.timers,
+            counters,
+            tell=self._tell_node,
+            deliver=self.ingress.deliver,
+            on_forged=self._forged,
+            on_lapsed=self._lapsed,
+            on_silent=lambda session, now: self._close(session, "checkpoint not acknowledged", now),
+        )
         self.egress = Egress(
             self.timers,
             counters,
@@ -285,12 +309,22 @@ class Anchor:
             return False
         return self.egress.tell(session, reach, message, now=now)
 
+    def _tell_node(self, node: NodeId, message: bytes, now: float) -> None:
+        session = self.sessions.get(node)
+        if session is not None:
+            # Whoever only receives keeps a way back: without answers its peer would give up.
+            session.last_sent = now
+            reach = self.routing.want(session.peer, is_ready=session.confirmed, now=now)
+            self.egress.tell(session, reach, message, now=now)
+
     def _own_tags(self) -> frozenset[bytes]:
         control = self.standing.grant.control
         return frozenset((*control.tags, control.handle))
 
     def _in_stream(self, session: Session, message: bytes, now: float) -> None:
         """A control message from inside a stream: its sender is certain."""
+        if self.packet_auth.received(session, message, now):
+            return
         if message != envelope(Kind.GOODBYE, b""):
             self.take_control(session.tag, message, in_stream=True, now=now)
         elif self.sessions.get(session.node_id) is session:
@@ -397,6 +431,7 @@ class Anchor:
             suite=done.suite,
             auth_level=done.auth_level,
             tag=node_tag(self.standing.grant.plane_key, done.peer.node_id),
+            transcript=done.secrets.transcript,
             out=OutStream(ours, now=now),
             opened=now,
             last_sent=now,
@@ -406,6 +441,7 @@ class Anchor:
             confirmed=not done.asked,
         )
         session.inbound = InStream(theirs, session)
+        self.packet_auth.watch(session)
         return session
 
     def _may_talk(self, done: Established) -> bool:
@@ -452,16 +488,14 @@ class Anchor:
     def _retire(self, former: Session, now: float) -> None:
         """A new session took over: the old inbound stream stays for what is on its way."""
         former.closed = True
-        inbound = former.inbound
-        if inbound is not None:
-            self.timers.at(now + SUPERSEDED_S, lambda _: self.ingress.remove(inbound))
+        self.packet_auth.finish(former, now)
+        self.timers.at(now + SUPERSEDED_S, lambda _: self._forget_streams(former))
 
     def _close(self, session: Session, reason: str, now: float) -> None:
         if session.closed:
             return
         session.closed = True
-        if session.inbound is not None:
-            self.ingress.remove(session.inbound)
+        self._forget_streams(session)
         self.sessions.pop(session.node_id, None)
         self._sessions_by_tag.pop(session.tag, None)
         self._give_up_successor(session.node_id)
@@ -471,9 +505,33 @@ class Anchor:
 
     def _give_up_successor(self, node: NodeId) -> None:
         successor = self._successors.pop(node, None)
-        if successor is not None and successor.inbound is not None:
+        if successor is not None:
             successor.closed = True
-            self.ingress.remove(successor.inbound)
+            self._forget_streams(successor)
+
+    def _forget_streams(self, session: Session) -> None:
+        self.packet_auth.release(session)
+        if session.inbound is not None:
+            self.ingress.remove(session.inbound)
+
+    # Packet authentication
+
+    def _forged(self, session: Session, now: float) -> None:
+        """Packets came in that the peer did not sign: somebody else has this stream's key."""
+        self.counters["security_frame_forged"] += 1
+        self._world.alarmed(session.node_id, "a frame was forged under the stream's key")
+        self._distrust(session, "forged frame", now)
+
+    def _lapsed(self, session: Session, now: float) -> None:
+        self.counters["frames_not_vouched_for"] += 1
+        self._distrust(session, "packets not vouched for", now)
+
+    def _distrust(self, session: Session, reason: str, now: float) -> None:
+        """Close *session*, and the one that replaced it if there is one."""
+        self._forget_streams(session)
+        current = self.sessions.get(session.node_id)
+        if current is not None:
+            self._close(current, reason, now)
 
     # Tethers
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,8 +20,12 @@ from conflux.anchor.identity import Peer
 from conflux.api import NodeId, WireError
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import TeamKey
-from conflux.wire.frame import HEADER_BYTES, INNER, OUTER, TAG_BYTES
+from conflux.wire.frame import HEADER_BYTES, IN_STREAM, INNER, OUTER, TAG_BYTES
 from conflux.wire.replay import ReplayWindow
+
+if TYPE_CHECKING:
+    from conflux.anchor.guard import Guard
+    from conflux.anchor.notary import Witness
 
 MAX_BLOCKS = 2**35
 """AES blocks under one key (anchor protocol, rekey): nothing is sealed beyond."""
@@ -39,7 +44,7 @@ class Spent(Exception):
 class OutStream:
     """Seals superframes. The caller drops what it cannot send: a skipped counter is harmless."""
 
-    __slots__ = ("_blocks", "_counter", "_encrypt_into", "_iv", "_until", "stream_id")
+    __slots__ = ("_blocks", "_counter", "_encrypt_into", "_iv", "_until", "stream_id", "witness")
 
     def __init__(self, keys: StreamKeys, *, now: float) -> None:
         self.stream_id = keys.stream_id
@@ -48,6 +53,8 @@ class OutStream:
         self._counter = 0
         self._blocks = 0
         self._until = now + MAX_KEY_AGE_S
+        self.witness: Witness | None = None
+        """Has frames with packets signed, if the session's level asks for it."""
 
     def seal(self, superframe: memoryview, *, now: float) -> bytearray:
         """Return a whole frame whose outer header is still blank. Raises Spent."""
@@ -66,18 +73,22 @@ class OutStream:
             view[OUTER.size : HEADER_BYTES],
             view[HEADER_BYTES:],
         )
+        if self.witness is not None and superframe[0] != IN_STREAM:
+            self.witness.sealed(frame, self._counter, now)
         return frame
 
 
 class InStream:
     """Opens frames into a buffer that all streams of a node share."""
 
-    __slots__ = ("_decrypt_into", "_iv", "replay", "session", "stream_id")
+    __slots__ = ("_decrypt_into", "_iv", "guard", "replay", "session", "stream_id")
 
     def __init__(self, keys: StreamKeys, session: Session) -> None:
         self.stream_id = keys.stream_id
         self.session = session
         self.replay = ReplayWindow()
+        self.guard: Guard | None = None
+        """Checks frames against what the sender signed, if the session's level asks for it."""
         self._decrypt_into = AESGCM(keys.key).decrypt_into
         self._iv = int.from_bytes(keys.iv, "big")
 
@@ -115,6 +126,8 @@ class Session:
     opened: float
     last_sent: float
     last_received: float
+    transcript: bytes = b""
+    """Hash of the handshake's three messages."""
     inbound: InStream | None = None
     order: tuple[int, bytes] = (0, b"")
     """When it was asked for: of two sessions made at once, both ends keep the later one."""

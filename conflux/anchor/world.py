@@ -56,6 +56,9 @@ class World(Protocol):
 
     def stream_opened(self, peer: NodeId, address: str) -> None: ...
 
+    def alarmed(self, peer: NodeId, event: str) -> None:
+        """Something happened in a stream with *peer* that only an attack explains."""
+
     def stream_closed(self, peer: NodeId, reason: str) -> None: ...
 
     def route_changed(self, peer: NodeId, paths: list[Path]) -> None: ...

@@ -188,6 +188,9 @@ class LiveWorld:
         log.info("streams with %s (%s) are open", address, peer.hex()[:8])
         self._registry.notify("conflux_stream_opened", peer=peer, address=address)
 
+    def alarmed(self, peer: NodeId, event: str) -> None:
+        log.warning("security: %s (streams with %s)", event, peer.hex()[:8])
+
     def stream_closed(self, peer: NodeId, reason: str) -> None:
         log.info("streams with %s are closed: %s", peer.hex()[:8], reason)
         self._registry.notify("conflux_stream_closed", peer=peer, reason=reason)

@@ -13,6 +13,7 @@ from conflux.testing.simnet.clock import Clock
 from conflux.testing.simnet.guardian import HANDLE, SimGuardian
 from conflux.testing.simnet.node import SimNode
 from conflux.testing.simnet.underlay import Link, Underlay
+from conflux.wire.control import AuthLevel
 
 EPOCH_S = 1_800_000_000
 """Guardian's clock, Unix seconds, when the virtual one says 0."""
@@ -25,9 +26,17 @@ class SimNetwork:
     which no two runs are alike.
     """
 
-    def __init__(self, seed: int = 0, *, crypto: CryptoDriver | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        crypto: CryptoDriver | None = None,
+        packet_auth: AuthLevel = AuthLevel.HANDSHAKE,
+    ) -> None:
         chance = random.Random(seed)
         self.clock = Clock()
+        self.packet_auth = packet_auth
+        """What nodes offer unless `add_node` says otherwise."""
         self.entropy = random.Random(chance.random()).randbytes
         self.crypto = crypto or FakeCrypto({"seed": seed})
         self.underlay = Underlay(self.clock, random.Random(chance.random()), self._crossed)
@@ -51,6 +60,7 @@ class SimNetwork:
         teams: Sequence[str] = (),
         address: str | Sequence[str] = (),
         router: Callable[[], Router] = EqualRouter,
+        packet_auth: AuthLevel | None = None,
     ) -> SimNode:
         """Add and start a node. Without *address* it gets the next ones of 10.77/16 and fd77::/64.
 
@@ -63,7 +73,13 @@ class SimNetwork:
         low = divmod(number, 250)
         addresses = given or [f"10.77.{low[0]}.{low[1] + 1}/16", f"fd77::{number:x}/64"]
         self.guardian.enrol(name, addresses=addresses, teams=teams)
-        node = self.nodes[name] = SimNode(self, name, addresses, router)
+        node = self.nodes[name] = SimNode(
+            self,
+            name,
+            addresses,
+            router,
+            self.packet_auth if packet_auth is None else packet_auth,
+        )
         return node
 
     def link(self, one: SimNode, other: SimNode) -> Link:

@@ -15,6 +15,7 @@ from conflux.api import Layout, NodeId, Path, Router, Tether, WireError
 from conflux.testing.packets import udp_packet, udp_payload
 from conflux.testing.simnet.underlay import SimTether
 from conflux.wire import ip
+from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import Grant
 from conflux.wire.frame import SIZE, records
 
@@ -62,8 +63,11 @@ class SimNode:
         name: str,
         addresses: Sequence[str],
         router: Callable[[], Router],
+        packet_auth: AuthLevel,
     ) -> None:
         self.name = name
+        self.packet_auth = packet_auth
+        """What it offers from its next start on."""
         self.addresses = [ip_interface(address).ip for address in addresses]
         self.received: list[Arrival] = []
         self.events: list[tuple[float, str]] = []
@@ -98,7 +102,12 @@ class SimNode:
             network.crypto, network.entropy, self.identity, network.guardian.key, grant
         )
         self.anchor = Anchor(
-            standing, self, self._router(), tether_kinds=(TETHER_KIND,), now=self.now()
+            standing,
+            self,
+            self._router(),
+            tether_kinds=(TETHER_KIND,),
+            auth_level=self.packet_auth,
+            now=self.now(),
         )
         self._listen(grant)
         self.anchor.timers.on_earliest = self._arm
@@ -274,6 +283,9 @@ class SimNode:
 
     def stream_opened(self, peer: NodeId, address: str) -> None:
         self._note(f"opened {self._network.name_of(peer)} {address}")
+
+    def alarmed(self, peer: NodeId, event: str) -> None:
+        self._note(f"alarm {self._network.name_of(peer)}: {event}")
 
     def stream_closed(self, peer: NodeId, reason: str) -> None:
         self._note(f"closed {self._network.name_of(peer)}: {reason}")
