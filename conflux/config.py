@@ -3,6 +3,7 @@
     tun_name = "veilnet"            # VEILNET_TUN
     mtu_bytes = 1500                # VEILNET_MTU
     log_format = "text"             # VEILNET_LOG_FORMAT, "text" or "json"
+    packet_auth = "checkpoint"      # VEILNET_PACKET_AUTH, "handshake", "checkpoint" or "strict"
 
     [plugins]                       # pins: kind = driver name
     router = "static"               # VEILNET_PLUGIN_ROUTER
@@ -31,6 +32,7 @@ from conflux.api import Kind, Settings, UsageError
 
 FILE_NAME = "conflux.toml"
 LOG_FORMATS = ("text", "json")
+PACKET_AUTH = ("handshake", "checkpoint", "strict")
 MIN_MTU_BYTES = 1_280
 """What every link must carry for IPv6 (RFC 8200 §5)."""
 MAX_MTU_BYTES = 65_535
@@ -49,6 +51,7 @@ class Config:
     tun_name: str = "veilnet"
     mtu_bytes: int = 1500
     log_format: str = "text"
+    packet_auth: str = "checkpoint"
     pins: Mapping[Kind, str] = field(default_factory=dict)
     """The driver to use of each kind that is not left to priority."""
     tables: Mapping[Kind, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
@@ -67,8 +70,9 @@ def load_config(
     """Read the configuration.
 
     *config_dir* is the flag's value; None leaves it to VEILNET_CONFIG_DIR and the system's usual
-    place. *flags* holds "tun_name", "mtu_bytes", "log_format" and "pins" as far as the command
-    line named them; None counts as not named. Raises UsageError for anything that is not right.
+    place. *flags* holds "tun_name", "mtu_bytes", "log_format", "packet_auth" and "pins" as far as
+    the command line named them; None counts as not named. Raises UsageError for anything that is
+    not right.
     """
     if unknown := flags.keys() - {*_OPTIONS, "pins"}:
         raise TypeError(f"no such flags: {', '.join(sorted(unknown))}")
@@ -252,6 +256,15 @@ def _log_format(value: object, place: str) -> str:
     return value
 
 
+def _packet_auth(value: object, place: str) -> str:
+    if not isinstance(value, str) or value not in PACKET_AUTH:
+        raise UsageError(
+            f"{place}: {value!r} is no level of packet authentication: "
+            f"use {', '.join(PACKET_AUTH[:-1])} or {PACKET_AUTH[-1]}"
+        )
+    return value
+
+
 def _driver_name(value: object, place: str) -> str:
     if not isinstance(value, str) or not _DRIVER_NAME.fullmatch(value):
         raise UsageError(
@@ -264,6 +277,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object, str], Any]]] = {
     "tun_name": ("VEILNET_TUN", _tun_name),
     "mtu_bytes": ("VEILNET_MTU", _mtu_bytes),
     "log_format": ("VEILNET_LOG_FORMAT", _log_format),
+    "packet_auth": ("VEILNET_PACKET_AUTH", _packet_auth),
 }
 
 

@@ -194,7 +194,7 @@ class Exchange:
         join_tether: Callable[[Peer, Tether], Callable[[float], None]],
         on_established: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
-        auth_level: AuthLevel = AuthLevel.HANDSHAKE,
+        auth_level: AuthLevel,
     ) -> None:
         self._standing = standing
         self._world = world

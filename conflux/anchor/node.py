@@ -80,7 +80,7 @@ class Anchor:
         router: Router,
         *,
         tether_kinds: Sequence[str],
-        auth_level: AuthLevel = AuthLevel.HANDSHAKE,
+        auth_level: AuthLevel,
         now: float,
     ) -> None:
         self.standing = standing

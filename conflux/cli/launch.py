@@ -16,6 +16,7 @@ def run_node(
     config_dir: Path | None,
     tun_name: str | None,
     log_format: str | None,
+    packet_auth: str | None,
     patience_s: float,
     on_running: Callable[[], None] = lambda: None,
 ) -> None:
@@ -27,7 +28,7 @@ def run_node(
     from conflux.runtime import logs
     from conflux.runtime.node import Launch, Node
 
-    flags = {"tun_name": tun_name, "log_format": log_format}
+    flags = {"tun_name": tun_name, "log_format": log_format, "packet_auth": packet_auth}
     given = {name: value for name, value in flags.items() if value is not None}
     config = load_config(folder(config_dir), os.environ, given)
     logs.set_up(config.log_format)

@@ -63,6 +63,12 @@ def node_options(verb: F) -> F:
             help="Log lines for people or for machines.  [default: text]",
         ),
         click.option(
+            "--packet-auth",
+            envvar="VEILNET_PACKET_AUTH",
+            type=click.Choice(["handshake", "checkpoint", "strict"]),
+            help="How packets are vouched for; the stricter end decides.  [default: checkpoint]",
+        ),
+        click.option(
             "--tun-name",
             envvar="VEILNET_TUN",
             help="Name of the network interface.  [default: veilnet]",

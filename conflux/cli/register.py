@@ -58,6 +58,7 @@ def register(
     config_dir: Path | None,
     tun_name: str | None,
     log_format: str | None,
+    packet_auth: str | None,
 ) -> None:
     """Register this machine with Guardian, save who it is, and run it."""
     from conflux.api import RegistrationRequest
@@ -96,6 +97,7 @@ def register(
         config_dir=config_dir,
         tun_name=tun_name,
         log_format=log_format,
+        packet_auth=packet_auth,
         patience_s=math.inf,
     )
 

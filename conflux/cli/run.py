@@ -12,7 +12,12 @@ from conflux.cli.options import membership_in_force, node_options
 
 @click.command()
 @node_options
-def run(config_dir: Path | None, tun_name: str | None, log_format: str | None) -> None:
+def run(
+    config_dir: Path | None,
+    tun_name: str | None,
+    log_format: str | None,
+    packet_auth: str | None,
+) -> None:
     """Run the registered conflux in this terminal, waiting for Guardian as long as it takes."""
     from conflux.cli.launch import run_node
 
@@ -21,5 +26,6 @@ def run(config_dir: Path | None, tun_name: str | None, log_format: str | None) -
         config_dir=config_dir,
         tun_name=tun_name,
         log_format=log_format,
+        packet_auth=packet_auth,
         patience_s=math.inf,
     )

@@ -39,6 +39,6 @@ def _text(table: Mapping[str, Any]) -> str:
         loss = "-" if peer["loss"] is None else f"{peer['loss']:.1%}"
         lines.append(
             f"  {peer['address']:<16} {way:<10} rtt {rtt:<10} loss {loss:<7} "
-            f"{peer['tether']}  {peer['node_id'][:8]}"
+            f"{peer['tether']}  {peer['packet_auth']}  {peer['node_id'][:8]}"
         )
     return "\n".join(lines)

@@ -36,6 +36,7 @@ def up(
     config_dir: Path | None,
     tun_name: str | None,
     log_format: str | None,
+    packet_auth: str | None,
 ) -> None:
     """Run a conflux by its token, without registering."""
     from conflux.cli.launch import run_node
@@ -60,6 +61,7 @@ def up(
         config_dir=config_dir,
         tun_name=tun_name,
         log_format=log_format,
+        packet_auth=packet_auth,
         patience_s=wait_s,
         # Saved once it has proved good: a wrong token leaves the former one as it was.
         on_running=lambda: saved.save(path, membership),

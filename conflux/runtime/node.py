@@ -44,6 +44,7 @@ from conflux.runtime.pump import pump
 from conflux.runtime.saved import Membership
 from conflux.runtime.token import fingerprint_of
 from conflux.runtime.world import LiveWorld
+from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import Grant
 
 log = logging.getLogger("conflux.node")
@@ -106,7 +107,9 @@ class Node:
 
     def status(self) -> dict[str, object]:
         names = self._drivers.names if self._drivers is not None else {}
-        return status.status(self._state, self._anchor, names)
+        return status.status(
+            self._state, self._anchor, names, packet_auth=self._launch.config.packet_auth
+        )
 
     def info(self) -> dict[str, object]:
         return status.info(self._launch.membership, self._anchor)
@@ -157,7 +160,12 @@ class Node:
             )
             stack.callback(world.close)
             anchor = self._anchor = Anchor(
-                standing, world, drivers.router, tether_kinds=[kind], now=world.now()
+                standing,
+                world,
+                drivers.router,
+                tether_kinds=[kind],
+                auth_level=AuthLevel[self._launch.config.packet_auth.upper()],
+                now=world.now(),
             )
             stack.callback(self._end_anchor, anchor, world)
             world.drive(anchor.timers)

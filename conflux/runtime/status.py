@@ -11,11 +11,13 @@ from conflux.anchor.stream import Session
 from conflux.runtime.saved import Membership
 
 
-def status(state: str, anchor: Anchor | None, names: Mapping[str, str]) -> dict[str, object]:
+def status(
+    state: str, anchor: Anchor | None, names: Mapping[str, str], *, packet_auth: str
+) -> dict[str, object]:
     """Return `status --json`: who is reached how, and what was dropped."""
     table: dict[str, object] = {
         "state": state,
-        "packet_auth": "handshake",
+        "packet_auth": packet_auth,
         "cipher_suite": SUITE_NAMES[SUITE_1],
         "plugins": dict(names),
         "peers": [],

@@ -113,7 +113,7 @@ class TestRegistered:
             status = json.loads(machine.cli("status", "--json").out)
             promised = {"state", "peers", "packet_auth", "cipher_suite", "plugins"}
             assert promised <= status.keys()
-            assert (status["state"], status["packet_auth"]) == ("running", "handshake")
+            assert (status["state"], status["packet_auth"]) == ("running", "checkpoint")
             assert status["plugins"] == {
                 "tun": "memory", "tether": "webrtc", "crypto": "openssl",
                 "router": "static", "auth": "guardian", "control": "nats",

@@ -85,7 +85,7 @@ class TestTraffic:
         assert (info["tag"], info["plane"]) == ("london", "home")
         assert ip_address(london.address) in PLANE
         assert status.keys() >= {"state", "peers", "packet_auth", "cipher_suite", "plugins"}
-        assert status["packet_auth"] == "handshake"
+        assert status["packet_auth"] == "checkpoint"
         assert status["plugins"].keys() == {
             "tun", "tether", "crypto", "router", "auth", "control"
         }  # fmt: skip

@@ -69,7 +69,7 @@ def test_replayed_frame_is_dropped_and_counted(pair):
     tether(pair.left, pair.right).send(frames * 3)
     pair.network.run(1)
     assert pair.right.payloads().count(b"once") == 1
-    assert pair.right.anchor.counters["frame_replayed"] == 3
+    assert pair.right.anchor.counters["frame_replayed"] == 3 * len(frames) > 0
 
 
 @pytest.mark.parametrize("at", [OUTER.size, OUTER.size + 8, HEADER_BYTES, -1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from conflux.anchor.egress import WAITING_BYTES, WAITING_S
 from conflux.testing.simnet import SimNetwork, SimNode
+from conflux.wire.control import AuthLevel
 
 
 def tables(node: SimNode) -> dict[str, int]:
@@ -44,7 +47,9 @@ def test_idle_streams_routes_and_tethers_dissolve_and_come_back_on_the_next_pack
     assert ping.answers == 1
 
 
+@pytest.mark.parametrize("packet_auth", [AuthLevel.HANDSHAKE])
 def test_one_way_traffic_keeps_its_stream_and_lets_the_other_one_go(pair):
+    """At the other levels the way back carries acknowledgements: test_packet_auth.py."""
     network, left, right = pair.network, pair.left, pair.right
     for n in range(300):
         left.send_packet(right, str(n).encode())

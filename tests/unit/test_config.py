@@ -47,11 +47,22 @@ def test_each_source_wins_over_the_one_below(tmp_path: Path) -> None:
 
 def test_every_option_can_come_from_the_file_and_from_a_variable(tmp_path: Path) -> None:
     from_file = load_config(
-        write(tmp_path, 'tun_name = "v0"\nmtu_bytes = 9000\nlog_format = "json"\n'), {}
+        write(
+            tmp_path,
+            'tun_name = "v0"\nmtu_bytes = 9000\nlog_format = "json"\npacket_auth = "strict"\n',
+        ),
+        {},
     )
+    assert from_file.packet_auth == "strict"
     assert (from_file.tun_name, from_file.mtu_bytes, from_file.log_format) == ("v0", 9000, "json")
-    environ = {"VEILNET_TUN": "v1", "VEILNET_MTU": "1280", "VEILNET_LOG_FORMAT": "text"}
+    environ = {
+        "VEILNET_TUN": "v1",
+        "VEILNET_MTU": "1280",
+        "VEILNET_LOG_FORMAT": "text",
+        "VEILNET_PACKET_AUTH": "handshake",
+    }
     config = load_config(tmp_path, environ)
+    assert config.packet_auth == "handshake"
     assert (config.tun_name, config.mtu_bytes, config.log_format) == ("v1", 1280, "text")
 
 
@@ -116,6 +127,13 @@ def test_plugin_settings_are_not_shown(tmp_path: Path) -> None:
             (
                 "DIR/conflux.toml:1:1: 'not/a/name' is no interface name: "
                 "use 1 to 15 letters, digits, - . or _"
+            ),
+        ),
+        (
+            'packet_auth = "lax"\n',
+            (
+                "DIR/conflux.toml:1:1: 'lax' is no level of packet authentication: "
+                "use handshake, checkpoint or strict"
             ),
         ),
         (

@@ -31,7 +31,7 @@ class SimNetwork:
         seed: int = 0,
         *,
         crypto: CryptoDriver | None = None,
-        packet_auth: AuthLevel = AuthLevel.HANDSHAKE,
+        packet_auth: AuthLevel = AuthLevel.CHECKPOINT,
     ) -> None:
         chance = random.Random(seed)
         self.clock = Clock()
