@@ -141,8 +141,10 @@ class Guard:
         return not self._is_strict
 
     def stop(self) -> None:
-        """Forget everything, what is kept back included."""
+        """Forget everything, what is kept back included; count what was never covered."""
         self._is_stopped = True
+        if self._uncovered:
+            self._counters["frames_left_uncovered"] += len(self._uncovered)
         for timer in (self._lapse, self._ask_again):
             if timer is not None:
                 timer.cancel()

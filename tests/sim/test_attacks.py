@@ -66,10 +66,11 @@ def test_replayed_frame_is_dropped_and_counted(pair):
     frames = sent_frames(pair.network, pair.left)
     pair.left.send_packet(pair.right, b"once")
     pair.network.run(1)
-    tether(pair.left, pair.right).send(frames * 3)
+    replayed = frames * 3
+    tether(pair.left, pair.right).send(replayed)
     pair.network.run(1)
     assert pair.right.payloads().count(b"once") == 1
-    assert pair.right.anchor.counters["frame_replayed"] == 3 * len(frames) > 0
+    assert pair.right.anchor.counters["frame_replayed"] == len(replayed) > 0
 
 
 @pytest.mark.parametrize("at", [OUTER.size, OUTER.size + 8, HEADER_BYTES, -1])

@@ -334,6 +334,18 @@ def test_a_peer_that_never_acknowledges_is_closed_after_five_seconds(level):
     assert left.anchor.packet_auth.watched == 0
 
 
+@pytest.mark.parametrize("level", SIGNED)
+def test_frames_that_nobody_signed_before_a_goodbye_are_counted(level):
+    network, left, right, _ = nodes(level)
+    open_session(network, left, right)
+    left.anchor.packet_auth._notary.want = lambda witness, now: None
+    left.send_packet(right, b"and gone")
+    left.stop()
+    network.run(0.1)
+    assert left.node_id not in right.anchor.sessions
+    assert right.anchor.counters["frames_left_uncovered"] == 1
+
+
 def test_what_a_strict_receiver_keeps_back_is_bounded():
     network, left, right, _ = nodes(STRICT)
     open_session(network, left, right)
