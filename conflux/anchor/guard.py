@@ -22,6 +22,9 @@ from conflux.anchor.timers import Timer, Timers
 from conflux.api import WireError
 from conflux.wire.checkpoint import Checkpoint, Covered, Digests, Leaf, Wanted
 
+STALL_S = 0.5
+"""A check that comes so much too late tells of a host that stalled, not of a silent peer."""
+
 MAX_UNCOVERED = 32_768
 """Frames of one stream that wait for their leaf: what comes beyond is dropped."""
 
@@ -169,9 +172,13 @@ class Guard:
         return bytes(superframe)
 
     def _check_age(self, now: float) -> None:
-        self._lapse = None
+        due, self._lapse = self._lapse, None
         oldest = next(iter(self._uncovered.values()), None)
         if oldest is None:
+            return
+        if due is not None and now > due.when + STALL_S:
+            # What covers them may be waiting to be read.
+            self._lapse = self._timers.at(now + STALL_S, self._check_age)
             return
         if now >= oldest.since + COVER_S:
             self._end(self._on_lapsed, now)

@@ -48,6 +48,9 @@ COVER_S = 5.0
 """A frame not covered, and a leaf not acknowledged, for this long ends the session."""
 
 REPEAT_S = 0.25
+MAX_REPEATS = int(COVER_S / REPEAT_S)
+"""Counted instead of timed: a host that stalled has not asked in vain."""
+
 ANSWER_S = 0.1
 """The same leaf's digests are given out again after this time at the earliest."""
 
@@ -81,8 +84,8 @@ class Draft:
     leaf: Leaf
     digests: dict[int, bytes]
     message: bytes = b""
-    signed_at: float = 0.0
     sent_at: float = 0.0
+    repeats: int = 0
     answered_at: float = float("-inf")
 
 
@@ -146,6 +149,8 @@ class Witness:
 
     def sealed(self, frame: Buffer, counter: int, now: float) -> None:
         """Take the digest of a frame that carries packets. For each frame, in order."""
+        if self._is_stopped:
+            return
         digests = self._digests
         digests[counter] = digest_of(frame)
         busy_before = self._bytes >= BUSY_BYTES
@@ -173,6 +178,7 @@ class Witness:
                 timer.cancel()
         self._digests = {}
         self._drafts.clear()
+        self._kept = 0
 
     def give_up(self, now: float) -> None:
         """Nobody will have the digests signed: the session must end."""
@@ -234,7 +240,6 @@ class Witness:
         if self._is_stopped:
             return
         draft.message = checkpoint.encode()
-        draft.signed_at = now
         self._drafts[draft.leaf.first] = draft
         self._post(draft, now)
         if self._repeat is None:
@@ -264,10 +269,11 @@ class Witness:
     def _repeat_all(self, now: float) -> None:
         self._repeat = None
         for draft in list(self._drafts.values()):
-            if now - draft.signed_at >= COVER_S:
+            if draft.repeats >= MAX_REPEATS:
                 self.give_up(now)
                 return
             if now - draft.sent_at >= REPEAT_S / 2:
+                draft.repeats += 1
                 self._post(draft, now)
         if self._drafts:
             self._repeat = self._timers.at(now + REPEAT_S, self._repeat_all)
@@ -285,6 +291,8 @@ class Notary:
         self._signer = signer
         self._due: dict[Witness, None] = {}
         self._is_signing = False
+        self.signatures = 0
+        """How many were made, each for a batch."""
 
     def want(self, witness: Witness, now: float) -> None:
         """*witness* has frames that are due."""
@@ -315,7 +323,7 @@ class Notary:
         self, drafts: Sequence[Draft], checkpoints: Sequence[Checkpoint], now: float
     ) -> None:
         self._is_signing = False
-        self._counters["checkpoint_signatures"] += 1
+        self.signatures += 1
         for draft, checkpoint in zip(drafts, checkpoints, strict=True):
             draft.witness.signed(draft, checkpoint, now)
         if self._due:

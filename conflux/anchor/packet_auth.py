@@ -68,6 +68,11 @@ class PacketAuth:
         )
 
     @property
+    def signatures(self) -> int:
+        """How many signatures were made, each for all streams of which something was due."""
+        return self._notary.signatures
+
+    @property
     def watched(self) -> int:
         """How many streams have a Witness or a Guard."""
         return len(self._witnesses) + len(self._guards)

@@ -490,10 +490,10 @@ def test_one_signature_serves_all_streams_of_a_node(level):
         hub.ping(spoke)
     network.run(10)
     leaves = [auth_messages(spoke, AuthKind.CHECKPOINT) for spoke in spokes]
-    before = hub.anchor.counters["checkpoint_signatures"]
+    before = hub.anchor.packet_auth.signatures
     hub.send_burst([hub.packet(spoke, b"to all") for spoke in spokes])
     network.run(QUIET_S + 0.5)
-    assert hub.anchor.counters["checkpoint_signatures"] - before <= 2
+    assert hub.anchor.packet_auth.signatures - before <= 2
     assert all(taken for taken in leaves)
     assert len({message.signature for taken in leaves for _, message in taken}) <= 2
     assert max(message.size for taken in leaves for _, message in taken) >= 11
@@ -512,7 +512,7 @@ def test_signing_is_never_waited_for():
     assert b"0" not in right.payloads()
     network.run(1.5)
     assert right.payloads()[-50:] == [b"%d" % number for number in range(50)]
-    assert left.anchor.counters["checkpoint_signatures"] <= 4
+    assert left.anchor.packet_auth.signatures <= 4
 
 
 def test_strict_packets_arrive_in_order_a_signature_later():

@@ -302,3 +302,18 @@ def test_packets_for_a_device_that_was_taken_away_are_dropped():
             world.deliver(record, Layout.BARE)
 
     asyncio.run(main())
+
+
+def test_an_alarm_is_a_warning_in_the_log(caplog):
+    async def main():
+        async with asyncio.TaskGroup() as tasks:
+            with ThreadPoolExecutor(1) as executor:
+                world = LiveWorld(
+                    tasks, executor, Registry(), None, "none", on_grant=lambda grant: None
+                )
+                world.alarmed(b"\xab" * 32, "a frame was forged")
+
+    asyncio.run(main())
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "security: a frame was forged (streams with abababab)"
