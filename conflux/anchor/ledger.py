@@ -6,6 +6,7 @@ empty if its counter was not used for packets, or once its frame is reported, mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,18 @@ _COMPACT = 512
 
 @dataclass(slots=True, eq=False)
 class Again:
-    """A frame to be sent once more. `route` is the one that it was sent over, None before that."""
+    """A frame to be sent once more. `route` is the one that it was sent over, None before that.
+
+    A report before `told_apart_until` is about the frame as `origin` took it at `sent_at`: the
+    second one cannot have been reported so soon.
+    """
 
     frame: bytearray
+    origin: Route
+    sent_at: float
     until: float
     route: Route | None = None
+    told_apart_until: float = math.inf
 
 
 @dataclass(slots=True)
@@ -112,11 +120,11 @@ class Ledger:
             return None
         return self._times[index]
 
-    def take_reported(self, report: Report) -> tuple[dict[Route, Heard], int]:
+    def take_reported(self, report: Report, now: float) -> tuple[dict[Route, Heard], int]:
         """Empty the slots that *report* names.
 
-        Return what is heard of each route, and the bytes set free. Frames that were sent again
-        tell nothing of a route. *report* names no counter from `end` on.
+        Return what is heard of each route, and the bytes set free. Frames that came by one of two
+        routes tell nothing of either. *report* names no counter from `end` on.
         """
         heard: dict[Route, Heard] = {}
         freed = 0
@@ -131,19 +139,21 @@ class Ledger:
                 frames[index] = None
                 freed += len(frame)
                 route = self._routes[index]
-                if route in heard:
-                    heard[route].count += 1
-                    heard[route].last_at = self._times[index]
-                elif route is not None:
-                    heard[route] = Heard(1, self._times[index], self._times[index])
+                if route is not None:
+                    _hear(heard, route, self._times[index])
         if self.again:
-            freed += self._take_again(report)
+            freed += self._take_again(report, heard, now)
         return heard, freed
 
-    def _take_again(self, report: Report) -> int:
+    def _take_again(self, report: Report, heard: dict[Route, Heard], now: float) -> int:
         first, highest = report.first, report.highest
-        named = [c for c in self.again if first <= c <= highest and report.has(c)]
-        return sum(len(self.again.pop(counter).frame) for counter in named)
+        freed = 0
+        for counter in [c for c in self.again if first <= c <= highest and report.has(c)]:
+            again = self.again.pop(counter)
+            freed += len(again.frame)
+            if now < again.told_apart_until:
+                _hear(heard, again.origin, again.sent_at)
+        return freed
 
     def unheard(self, route: Route, since: float) -> list[float]:
         """When each frame was sent that *route* took after *since*, in order."""
@@ -163,7 +173,7 @@ class Ledger:
         for index in range(self._head, len(self._frames)):
             frame = self._frames[index]
             if frame is not None and self._routes[index] is route:
-                self.again[self._base + index] = Again(frame, until)
+                self.again[self._base + index] = Again(frame, route, self._times[index], until)
                 self._frames[index] = None
         for again in self.again.values():
             if again.route is route:
@@ -188,3 +198,13 @@ class Ledger:
                 freed += len(frame)
                 self._frames[index] = None
         return freed
+
+
+def _hear(heard: dict[Route, Heard], route: Route, sent_at: float) -> None:
+    said = heard.get(route)
+    if said is None:
+        heard[route] = Heard(1, sent_at, sent_at)
+    else:
+        said.count += 1
+        said.first_at = min(said.first_at, sent_at)
+        said.last_at = max(said.last_at, sent_at)

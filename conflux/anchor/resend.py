@@ -36,6 +36,8 @@ REPORTS_PER_S = 100.0
 REPORTS_BURST = 50.0
 """Taken in from one peer; it sends 40 a second for each stream, of which a rekey has two."""
 TELL_ROUTER_S = 0.25
+SOONEST = 0.75
+"""Of a route's round trip: no report of what is sent over it comes back sooner."""
 TICK_S = 0.025
 """Between looks at a doubted route, and the empty frames that it gets if it carries little."""
 ROUNDING_S = 1e-6
@@ -179,7 +181,7 @@ class Resender:
 
     def _take(self, reach: Reach, ledger: Ledger, report: Report, now: float) -> None:
         sent_at = ledger.sent_at(report.highest)
-        heard, freed = ledger.take_reported(report)
+        heard, freed = ledger.take_reported(report, now)
         self.kept_bytes -= freed
         for route, said in heard.items():
             health = route.health
@@ -343,6 +345,7 @@ class Resender:
                 )
                 return
             again.route = routes[0]
+            again.told_apart_until = now + SOONEST * (routes[0].rtt_s or 0.0)
             self._counters["frame_sent_again"] += 1
 
     def _pump_on(self, reach: Reach, now: float) -> None:
