@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from conflux.anchor.node import SILENCE_FLOOR_S
 from conflux.anchor.resend import FORGIVE_S, KEEP_BYTES, KEEP_S, MAX_SLOTS
 from conflux.testing import EqualRouter
 from conflux.testing.simnet import SimNetwork, SimNode
@@ -305,6 +306,67 @@ def test_jitter_and_reordering_make_nobody_suspect(pair):
     bulk.run(10)
     network.run(1)
     assert count(left, "route_suspect") == 0
+    assert (bulk.missing(), bulk.doubled()) == ([], 0)
+
+
+def asleep(network: SimNetwork, node: SimNode, seconds: float) -> None:
+    """Let *node* do nothing, as on a machine that is too busy; then its late timers come first."""
+    unread = []
+    tethers = network.underlay.tethers(node.name)
+    for tether in tethers:
+        lane = tether._on_datagram
+        tether._on_datagram = lambda m, lane=lane: unread.append((lane, bytes(m)))
+    lanes = {tether: tether._on_datagram for tether in tethers}
+    timers, arm = node.anchor.timers, node.anchor.timers.on_earliest
+    timers.on_earliest = None
+    node._armed += 1
+    network.run(seconds)
+    for tether in lanes:
+        tether._on_datagram = tether._on_datagram.__defaults__[0]
+    timers.on_earliest = arm
+    timers.run(network.now())
+    for lane, message in unread:
+        lane(memoryview(message))
+    arm(timers.next_deadline())
+
+
+def test_a_node_that_was_asleep_suspects_nobody_for_what_it_did_not_read():
+    network, left, right = with_a_relay_standing_by(3)
+    bulk = Bulk(network, left, right)
+    for _ in range(5):
+        bulk.run(0.5)
+        asleep(network, left, 0.4)
+    bulk.run(1)
+    network.run(1)
+    assert count(left, "route_suspect") == count(left, "neighbour_suspect") == 0
+    assert (bulk.missing(), bulk.doubled()) == ([], 0)
+
+
+def test_the_floor_of_real_hosts_holds_off_suspicion_for_250_ms():
+    network, left, right, relays = over_two_relays()
+    left.anchor.resender._floor_s = SILENCE_FLOOR_S
+    bulk = Bulk(network, left, right)
+    bulk.run(1)
+    in_use(left, right, relays).crash()
+    bulk.run(2)
+    network.run(1)
+    assert SILENCE_FLOOR_S - 0.05 < bulk.gap_s() < SILENCE_FLOOR_S + 0.05
+    assert (bulk.missing(), bulk.doubled()) == ([], 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_relay_dies_while_new_keys_are_made(seed):
+    network, left, right, relays = over_two_relays(seed)
+    bulk = Bulk(network, left, right)
+    bulk.run(1)
+    first = left.anchor.sessions[right.node_id]
+    left.anchor._rekey(first, network.now())
+    bulk.run(0.01 * seed)
+    in_use(left, right, relays).crash()
+    bulk.run(3)
+    network.run(1)
+    assert left.anchor.sessions[right.node_id] is not first
+    assert bulk.gap_s() < 0.3
     assert (bulk.missing(), bulk.doubled()) == ([], 0)
 
 
