@@ -37,6 +37,8 @@ class Health:
     is_suspect: bool = False
     timer: Timer | None = None
     """Runs while something is unreported."""
+    trial: Timer | None = None
+    """When it is tried next, if it is suspect."""
     delivered: int = 0
     lost: int = 0
     told_at: float = 0.0

@@ -264,8 +264,12 @@ class Resender:
         self._try(_Trial(session, reach, route, now), now)
 
     def _clear(self, reach: Reach, route: Route, now: float) -> None:
-        route.health.is_suspect = False
-        route.health.doubts.clear()
+        health = route.health
+        health.is_suspect = False
+        health.doubts.clear()
+        if health.trial is not None:
+            health.trial.cancel()
+            health.trial = None
         self._counters["route_back"] += 1
         self._routing.changed(reach, now)
         self.reachable(reach, now)
@@ -288,7 +292,7 @@ class Resender:
         self._try_once(current, route, now)
         wait_s = TRY_S[min(trial.tries, len(TRY_S) - 1)]
         trial.tries += 1
-        self._timers.at(now + wait_s, lambda now: self._try(trial, now))
+        route.health.trial = self._timers.at(now + wait_s, lambda now: self._try(trial, now))
 
     def _try_once(self, session: Session, route: Route, now: float) -> None:
         """Send an empty frame, which the peer reports like any with packets."""
