@@ -61,12 +61,14 @@ class Egress:
         ask: Callable[[Egresser, float], bool],
         want: Callable[[Session, float], Reach],
         on_spent: Callable[[Session, float], None],
+        on_sent: Callable[[Session, Route, bytearray, float], None],
     ) -> None:
         self._timers = timers
         self._counters = counters
         self._ask = ask
         self._want = want
         self._on_spent = on_spent
+        self._on_sent = on_sent
         self._egressers: dict[bytes, Egresser] = {}
         self._sessions: dict[bytes, Session] = {}
         self._networks: Sequence[Network] = ()
@@ -152,9 +154,17 @@ class Egress:
             self._on_spent(session, now)
         return True
 
-    def tell(self, session: Session, reach: Reach, message: bytes, *, now: float) -> bool:
+    def tell(
+        self,
+        session: Session,
+        reach: Reach,
+        message: bytes,
+        *,
+        now: float,
+        route: Route | None = None,
+    ) -> bool:
         """Send a control message inside the stream; False without a route or a fresh key."""
-        route = reach.choose(0)
+        route = route or reach.choose(0)
         if route is None:
             return False
         try:
@@ -168,7 +178,9 @@ class Egress:
     ) -> None:
         frame = session.out.seal(superframe, now=now)
         session.last_sent = now
-        if not route.send(frame, now=now):
+        if route.send(frame, now=now):
+            self._on_sent(session, route, frame, now)
+        else:
             self._counters["egress_full"] += 1
 
     # Destinations

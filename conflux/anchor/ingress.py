@@ -23,10 +23,12 @@ class Ingress:
         counters: Counter[str],
         *,
         on_message: Callable[[Session, bytes, float], None],
+        on_owed: Callable[[InStream, float], None],
     ) -> None:
         self._world = world
         self._counters = counters
         self._on_message = on_message
+        self._on_owed = on_owed
         self._streams: dict[int, InStream] = {}
         self._own: frozenset[bytes] = frozenset()
         self._plain = memoryview(bytearray(MAX_MESSAGE_BYTES))
@@ -52,8 +54,11 @@ class Ingress:
             return True
         return INNER.unpack_from(frame, OUTER.size)[0] in self._streams
 
-    def take(self, frame: memoryview, *, now: float) -> Session | None:
-        """Deliver a frame; return its session if it proved genuine. Never raises."""
+    def take(self, frame: memoryview, *, now: float, came_by: bytes = b"") -> Session | None:
+        """Deliver a frame; return its session if it proved genuine. Never raises.
+
+        *came_by* is the id of the route that led it here, empty for a direct one.
+        """
         if len(frame) < HEADER_BYTES:
             self._counters["frame_malformed"] += 1
             return None
@@ -71,6 +76,8 @@ class Ingress:
             self._on_message(stream.session, bytes(superframe[1:]), now)
             return stream.session
         stream.session.last_received = now
+        if stream.tally.note(counter, came_by, now):
+            self._on_owed(stream, now)
         guard = stream.guard
         if guard is None or guard.opened(frame, counter, superframe, now):
             self.deliver(superframe, stream.session)

@@ -29,15 +29,18 @@ from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.post import Flooding
 from conflux.anchor.relay import Relay
-from conflux.anchor.route import Reach, Routing
+from conflux.anchor.reporter import Reporter
+from conflux.anchor.resend import Resender
+from conflux.anchor.route import Reach, Route, Routing
 from conflux.anchor.stream import REKEY_S, InStream, OutStream, Session
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
-from conflux.api import LinkSample, NodeId, Router, WireError
+from conflux.api import LinkSample, NodeId, Path, Router, WireError
 from conflux.wire import inband
 from conflux.wire.control import (
+    VERSION,
     AuthLevel,
     Kind,
     Purpose,
@@ -68,6 +71,9 @@ AT_ONCE_S = 15.0
 UNCONFIRMED_S = 12.0
 """A session whose peer sent no frame for this long is closed: it did not get our Open."""
 HOUSEKEEPING_S = 5.0
+SILENCE_FLOOR_S = 0.25
+"""No route and no tether is suspect for less silence: two busy cores let a process wait so long."""
+_REPORT = bytes((VERSION, Kind.REPORT))
 
 
 class Anchor:
@@ -82,6 +88,7 @@ class Anchor:
         tether_kinds: Sequence[str],
         auth_level: AuthLevel,
         now: float,
+        silence_floor_s: float = SILENCE_FLOOR_S,
     ) -> None:
         self.standing = standing
         self.auth_level = auth_level
@@ -108,6 +115,9 @@ class Anchor:
             on_up=self._neighbour_up,
             on_down=self._neighbour_down,
             on_sample=self._measured,
+            on_silent=self._neighbour_silent,
+            on_back=self._neighbour_back,
+            floor_s=silence_floor_s,
         )
         self.exchange = Exchange(
             lambda: self.standing,
@@ -134,7 +144,9 @@ class Anchor:
             shared_tag=lambda: self.standing.grant.control.shared_tag,
             deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
         )
-        self.ingress = Ingress(world, counters, on_message=self._in_stream)
+        self.ingress = Ingress(
+            world, counters, on_message=self._in_stream, on_owed=self._report_owed
+        )
         self.packet_auth = PacketAuth(
             lambda: self.standing,
             world,
@@ -150,9 +162,8 @@ class Anchor:
             self.timers,
             counters,
             ask=self._ask_address,
-            want=lambda session, now: self.routing.want(
-                session.peer, is_ready=session.confirmed, now=now
-            ),
+            want=self._want,
+            on_sent=self._sent,
             on_spent=lambda session, now: self._close(session, "key spent", now),
         )
         self.routing = Routing(
@@ -165,6 +176,25 @@ class Anchor:
             ask_relay=self._ask_relay,
             ask_node=self._ask_node,
             on_reachable=self._reachable,
+            on_lost=self._route_lost,
+        )
+        self.resender = Resender(
+            self.timers,
+            counters,
+            self.routing,
+            weigher,
+            session_of=self.sessions.get,
+            floor_s=silence_floor_s,
+        )
+        self.reporter = Reporter(
+            self.timers,
+            counters,
+            session_of=self.sessions.get,
+            want=self._want,
+            path_of=self._path_of,
+            tell=lambda session, reach, route, message, now: self.egress.tell(
+                session, reach, message, route=route, now=now
+            ),
         )
         self.relay = Relay(
             me,
@@ -203,6 +233,8 @@ class Anchor:
         elif kind in (Kind.GRANT, Kind.GOODBYE):
             # A grant from anybody but Guardian; a goodbye from outside the stream that it ends.
             self.counters["control_malformed"] += 1
+        elif kind is Kind.REPORT:
+            self.counters["report_outside_a_stream"] += 1
         else:
             self.exchange.received(kind, sender, body, in_stream=in_stream, now=now)
 
@@ -315,7 +347,10 @@ class Anchor:
             # Whoever only receives keeps a way back: without answers its peer would give up.
             session.last_sent = now
             reach = self.routing.want(session.peer, is_ready=session.confirmed, now=now)
-            self.egress.tell(session, reach, message, now=now)
+            # What answers frames goes back the way on which they came: that one is seen to work.
+            inbound = session.inbound
+            route = self.reporter.way_back(reach, inbound) if inbound is not None else None
+            self.egress.tell(session, reach, message, route=route, now=now)
 
     def _own_tags(self) -> frozenset[bytes]:
         control = self.standing.grant.control
@@ -325,7 +360,9 @@ class Anchor:
         """A control message from inside a stream: its sender is certain."""
         if self.packet_auth.received(session, message, now):
             return
-        if message != envelope(Kind.GOODBYE, b""):
+        if message.startswith(_REPORT):
+            self.resender.reported(session.node_id, message[len(_REPORT) :], now)
+        elif message != envelope(Kind.GOODBYE, b""):
             self.take_control(session.tag, message, in_stream=True, now=now)
         elif self.sessions.get(session.node_id) is session:
             self._close(session, "peer stops", now)
@@ -364,6 +401,20 @@ class Anchor:
             failed=lambda _: None,
             now=now,
         )
+
+    def _want(self, session: Session, now: float) -> Reach:
+        return self.routing.want(session.peer, is_ready=session.confirmed, now=now)
+
+    # Reports
+
+    def _sent(self, session: Session, route: Route, frame: bytearray, now: float) -> None:
+        self.resender.kept(session, route, frame, now)
+
+    def _report_owed(self, stream: InStream, now: float) -> None:
+        self.reporter.owed(stream, now)
+
+    def _path_of(self, route_id: bytes) -> Path | None:
+        return self.relay.path_of(route_id)
 
     # Sessions
 
@@ -483,6 +534,7 @@ class Anchor:
         session = self.sessions.get(reach.node_id)
         if session is not None and session.owes_greeting:
             self._greet(session, now)
+        self.resender.reachable(reach, now)
         self.egress.flush(reach, now)
 
     def _retire(self, former: Session, now: float) -> None:
@@ -495,6 +547,7 @@ class Anchor:
         if session.closed:
             return
         session.closed = True
+        self.resender.forget(session)
         self._forget_streams(session)
         self.sessions.pop(session.node_id, None)
         self._sessions_by_tag.pop(session.tag, None)
@@ -539,7 +592,7 @@ class Anchor:
         now = self._world.now()
         try:
             kind, hop_limit, label = read_outer(message)
-            neighbour.last_heard = now
+            self.neighbours.heard(neighbour, now)
             neighbour.received_bytes += len(message)
             if kind is MessageType.DATA:
                 self._data(neighbour, message, hop_limit, label, now)
@@ -554,6 +607,7 @@ class Anchor:
         self, neighbour: Neighbour, message: memoryview, hop_limit: int, label: int, now: float
     ) -> None:
         neighbour.last_data = now
+        came_by = b""
         if label != LABEL_HERE:
             hop = neighbour.labels.get(label)
             if hop is None:
@@ -563,7 +617,8 @@ class Anchor:
             if hop.next_hop is not None:
                 self.relay.forward(message, hop_limit, hop, now=now)
                 return
-        session = self.ingress.take(message, now=now)
+            came_by = hop.route_id
+        session = self.ingress.take(message, now=now, came_by=came_by)
         if session is None:
             if not self.ingress.knows(message):
                 self.relay.complain(neighbour, label, now=now)
@@ -604,6 +659,16 @@ class Anchor:
     def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         self.relay.neighbour_up(neighbour, now)
         self.routing.neighbour_up(neighbour, now)
+
+    def _neighbour_silent(self, neighbour: Neighbour, now: float) -> None:
+        self.counters["neighbour_suspect"] += 1
+        self.routing.neighbour_silent(neighbour, now)
+
+    def _neighbour_back(self, neighbour: Neighbour, now: float) -> None:
+        self.routing.neighbour_back(neighbour, now)
+
+    def _route_lost(self, reach: Reach, route: Route, now: float) -> None:
+        self.resender.lost(reach, route, now)
 
     def _neighbour_down(self, neighbour: Neighbour, reason: str, now: float) -> None:
         self.counters[f"neighbour_down: {reason}"] += 1

@@ -87,6 +87,11 @@ class Relay:
         """How many routes lead through this node."""
         return sum(1 for relayed in self._routes.values() if relayed.after is not None)
 
+    def path_of(self, route_id: bytes) -> Path | None:
+        """The nodes of a route that leads through or to this node; None if it is unknown."""
+        relayed = self._routes.get(route_id)
+        return None if relayed is None else tuple(relayed.setup.path)
+
     def uses(self, neighbour: Neighbour) -> bool:
         """Tell whether a route of somebody's comes from or goes to *neighbour*."""
         return any(

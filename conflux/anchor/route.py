@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from conflux.anchor.health import Health
 from conflux.anchor.identity import Peer
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
@@ -74,6 +75,17 @@ class Route:
     last_used: float
     beyond_s: float = 0.0
     """Round trip from the neighbour to the destination, as the relays said at set-up."""
+    health: Health = field(default_factory=Health)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether frames on it went unreported, or its neighbour is silent."""
+        return self.health.is_suspect or self.neighbour.is_suspect
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it is suspect or may be so soon."""
+        return bool(self.health.doubts) or self.is_suspect
 
     @property
     def is_direct(self) -> bool:
@@ -98,8 +110,12 @@ class Reach:
 
     peer: Peer
     routes: list[Route] = field(default_factory=list)
+    usable: list[Route] = field(default_factory=list)
+    """Those that are not suspect; all if all are."""
+    reports: bool = False
+    """Whether the destination has ever reported what arrived."""
     shares: list[float] = field(default_factory=list)
-    """Running sum of the routes' weights."""
+    """Running sum of the usable routes' weights."""
     round: int = 0
     search: Timer | None = None
     weighing: Timer | None = None
@@ -117,9 +133,13 @@ class Reach:
     def has_direct(self) -> bool:
         return any(route.is_direct for route in self.routes)
 
+    @property
+    def has_sound_direct(self) -> bool:
+        return any(route.is_direct and not route.is_doubtful for route in self.routes)
+
     def choose(self, flow: int) -> Route | None:
         """Return the route for a flow's 32-bit hash; None if there is none at all."""
-        routes = self.routes
+        routes = self.usable
         if len(routes) < 2:
             return routes[0] if routes else None
         point = (flow * 0x9E3779B1 % _FLOW_SPACE) / _FLOW_SPACE * self.shares[-1]
@@ -156,6 +176,7 @@ class Routing:
         ask_relay: Callable[[Sequence[bytes], float], None],
         ask_node: Callable[[NodeId, float], None],
         on_reachable: Callable[[Reach, float], None],
+        on_lost: Callable[[Reach, Route, float], None],
     ) -> None:
         self._me = me
         self._world = world
@@ -166,6 +187,7 @@ class Routing:
         self._ask_relay = ask_relay
         self._ask_node = ask_node
         self._on_reachable = on_reachable
+        self._on_lost = on_lost
         self._reaches: dict[NodeId, Reach] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._hints: dict[NodeId, Path] = {}
@@ -223,10 +245,48 @@ class Routing:
             self._hints.pop(next(iter(self._hints)))
         self._hints[origin] = back = tuple(reversed(path))
         reach = self._reaches.get(origin)
-        if reach is not None and self._lacks_relayed(reach, now):
+        if reach is None:
+            return
+        # Who comes by relays though there is a direct way may know that it is broken: be ready.
+        in_reserve = reach.has_direct and len(reach.routes) < WANTED_RELAYED
+        if in_reserve or self._lacks_relayed(reach, now):
             self._try(reach, back, now)
 
+    # Suspicion
+
+    def suspected(self, reach: Reach, route: Route, now: float) -> None:
+        """Frames on *route* go unreported: leave it for another one, and look for more."""
+        self._neighbours.hurry(route.neighbour, now)
+        self.changed(reach, now)
+
+    def changed(self, reach: Reach, now: float) -> None:
+        """A route became suspect, or is not any more."""
+        self._weigh(reach, now)
+        if self._lacks_relayed(reach, now):
+            reach.round = 0
+            self._try_known(reach, now)
+            self._search_after(reach, ATTEMPT_DELAY_S, now)
+
+    def give_up(self, reach: Reach, route: Route, now: float) -> None:
+        """A relayed route stayed suspect: tear it down."""
+        self._teardown(route.neighbour, route.route_id, Reason.BROKEN)
+        reach.not_before[route.path] = now + RETRY_LATER_S
+        self._remove(reach, [route], now)
+
     # Neighbours
+
+    def neighbour_silent(self, neighbour: Neighbour, now: float) -> None:
+        """Probes of *neighbour* go unanswered: its routes are suspect."""
+        for reach in self.all():
+            for route in [r for r in reach.routes if r.neighbour is neighbour]:
+                self.changed(reach, now)
+                self._on_lost(reach, route, now)
+
+    def neighbour_back(self, neighbour: Neighbour, now: float) -> None:
+        for reach in self.all():
+            if any(route.neighbour is neighbour for route in reach.routes):
+                self.changed(reach, now)
+                self._on_reachable(reach, now)
 
     def neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         for reach in self.all():
@@ -326,6 +386,8 @@ class Routing:
             reach.without_route_since = now
         self._weigh(reach, now)
         self._changed(reach)
+        for route in gone:
+            self._on_lost(reach, route, now)
         if self._lacks_relayed(reach, now):
             reach.round = 0
             self._search(reach, now)
@@ -335,21 +397,24 @@ class Routing:
     def _changed(self, reach: Reach) -> None:
         self._world.route_changed(reach.node_id, [route.path for route in reach.routes])
 
-    def _teardown(self, neighbour: Neighbour, route_id: bytes) -> None:
+    def _teardown(
+        self, neighbour: Neighbour, route_id: bytes, reason: Reason = Reason.IDLE
+    ) -> None:
         if route_id:
-            neighbour.send_inband(Teardown(route_id, Reason.IDLE))
+            neighbour.send_inband(Teardown(route_id, reason))
 
     # Searching
 
     def _lacks_relayed(self, reach: Reach, now: float) -> bool:
-        if reach.has_direct:
+        if reach.has_sound_direct:
             return False
+        sound = sum(not route.is_doubtful for route in reach.routes)
         under_way = sum(
             1
             for pending in self._pending.values()
             if pending.reach is reach and now - pending.since < SETUP_SLOW_S
         )
-        return len(reach.routes) + under_way < WANTED_RELAYED
+        return sound + under_way < WANTED_RELAYED
 
     def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
         if reach.search is not None:
@@ -357,7 +422,7 @@ class Routing:
         reach.search = self._timers.at(now + wait_s, lambda now: self._search(reach, now))
 
     def _search(self, reach: Reach, now: float) -> None:
-        if self._reaches.get(reach.node_id) is not reach or reach.has_direct:
+        if self._reaches.get(reach.node_id) is not reach or reach.has_sound_direct:
             return
         if now >= reach.direct_retry_at:
             reach.direct_retry_at = now + reach.direct_retry_s
@@ -427,9 +492,10 @@ class Routing:
         if reach.weighing is not None:
             reach.weighing.cancel()
             reach.weighing = None
-        if len(reach.routes) < 2:
+        reach.usable = [r for r in reach.routes if not r.is_suspect] or reach.routes
+        if len(reach.usable) < 2:
             return
-        paths = [route.path for route in reach.routes]
+        paths = [route.path for route in reach.usable]
         reach.shares = self._weigher.shares(reach.node_id, paths, now=now)
         reach.weighing = self._timers.at(now + WEIGH_S, lambda now: self._weigh(reach, now))
 

@@ -9,7 +9,7 @@ A Session is the pair that one handshake keyed: our stream to a peer and the pee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from conflux.anchor.handshake import StreamKeys
 from conflux.anchor.identity import Peer
+from conflux.anchor.ledger import Ledger
+from conflux.anchor.tally import Tally
 from conflux.api import NodeId, WireError
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import TeamKey
@@ -56,6 +58,11 @@ class OutStream:
         self.witness: Witness | None = None
         """Has frames with packets signed, if the session's level asks for it."""
 
+    @property
+    def counter(self) -> int:
+        """The counter of the frame sealed last; 0 before the first."""
+        return self._counter
+
     def seal(self, superframe: memoryview, *, now: float) -> bytearray:
         """Return a whole frame whose outer header is still blank. Raises Spent."""
         # Before sealing: a nonce used twice breaks AES-GCM, a skipped one is harmless.
@@ -81,7 +88,7 @@ class OutStream:
 class InStream:
     """Opens frames into a buffer that all streams of a node share."""
 
-    __slots__ = ("_decrypt_into", "_iv", "guard", "replay", "session", "stream_id")
+    __slots__ = ("_decrypt_into", "_iv", "guard", "replay", "session", "stream_id", "tally")
 
     def __init__(self, keys: StreamKeys, session: Session) -> None:
         self.stream_id = keys.stream_id
@@ -89,6 +96,7 @@ class InStream:
         self.replay = ReplayWindow()
         self.guard: Guard | None = None
         """Checks frames against what the sender signed, if the session's level asks for it."""
+        self.tally = Tally()
         self._decrypt_into = AESGCM(keys.key).decrypt_into
         self._iv = int.from_bytes(keys.iv, "big")
 
@@ -133,6 +141,8 @@ class Session:
     """When it was asked for: of two sessions made at once, both ends keep the later one."""
     confirmed: bool = False
     """Whether the peer has shown that it holds the keys, too."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Frames of our stream that the peer has not reported yet."""
     owes_greeting: bool = False
     """Whether the peer still waits for our first frame, and we for a route."""
     closed: bool = False

@@ -21,11 +21,19 @@ from conflux.wire.frame import LABEL_HERE, MessageType, probe, read_probe
 PROBE_BUSY_S = 0.25
 """Between probes of a tether that carries frames, and of one that owes an answer."""
 PROBE_IDLE_S = 1.0
+PROBE_AGAIN_S = 0.1
+"""Between the probes that follow an unanswered one."""
+SUSPECT_PROBES = 3
+"""So many probes unanswered: nothing is sent over the neighbour that has another way."""
+PATIENCE_S = 0.05
+"""A probe is unanswered after SRTT + 4 RTTVAR and this."""
+STALL_S = 0.02
+"""A timer that is later than this: we were asleep ourselves."""
 DEAD_PROBES = 4
 DEAD_S = 1.5
-"""Silence of this length, with DEAD_PROBES probes unanswered, is death. Generous on purpose: a
-loaded host that stalls for a second is not dead (the stricter bound comes with receiver reports).
-"""
+DEAD_ASKED_S = 1.0
+"""Silence of DEAD_S, with DEAD_PROBES probes unanswered and the first of them so long ago, is
+death. Generous on purpose: a loaded host that stalls for a second is suspect, but not dead."""
 BUSY_S = 2.0
 _LOSS_GAIN = 1 / 16
 MAX_LABELS = 4_096
@@ -66,6 +74,10 @@ class Neighbour:
     sequence: int = 0
     """Of the last probe sent; `unanswered` counts those since the last echo."""
     unanswered: int = 0
+    asked_at: float = 0.0
+    """When the first of the unanswered probes was sent."""
+    is_suspect: bool = False
+    """Whether too many probes went unanswered, and nothing was heard since."""
     probe_timer: Timer | None = None
 
     @property
@@ -95,6 +107,12 @@ class Neighbour:
             if label != LABEL_HERE and label not in self.labels:
                 return label
 
+    def patience_s(self, floor_s: float) -> float:
+        """How long an echo may take."""
+        if self.srtt_s is None:
+            return PROBE_IDLE_S
+        return max(self.srtt_s + 4 * self.rttvar_s + PATIENCE_S, PROBE_AGAIN_S, floor_s)
+
     def measured(self, rtt_s: float) -> None:
         """Smooth a round trip (RFC 6298 §2)."""
         if self.srtt_s is None:
@@ -119,6 +137,9 @@ class Neighbours:
         on_up: Callable[[Neighbour, float], None],
         on_down: Callable[[Neighbour, str, float], None],
         on_sample: Callable[[Neighbour, LinkSample, float], None],
+        on_silent: Callable[[Neighbour, float], None],
+        on_back: Callable[[Neighbour, float], None],
+        floor_s: float,
     ) -> None:
         self._timers = timers
         self._now = now
@@ -128,6 +149,9 @@ class Neighbours:
         self._on_up = on_up
         self._on_down = on_down
         self._on_sample = on_sample
+        self._on_silent = on_silent
+        self._on_back = on_back
+        self._floor_s = floor_s
         self._by_id: dict[NodeId, Neighbour] = {}
 
     def get(self, node: NodeId) -> Neighbour | None:
@@ -197,6 +221,20 @@ class Neighbours:
         )
         self._on_sample(neighbour, sample, now)
 
+    def heard(self, neighbour: Neighbour, now: float) -> None:
+        """Something came from *neighbour*: it lives."""
+        neighbour.last_heard = now
+        if neighbour.is_suspect:
+            neighbour.is_suspect = False
+            self._on_back(neighbour, now)
+
+    def hurry(self, neighbour: Neighbour, now: float) -> None:
+        """Find out at once whether *neighbour* is there."""
+        if neighbour.up and not neighbour.unanswered:
+            if neighbour.probe_timer is not None:
+                neighbour.probe_timer.cancel()
+            self._probe(neighbour, now)
+
     def take_datagram(self, neighbour: Neighbour, message: memoryview) -> None:
         if neighbour.up:
             self._on_datagram(neighbour, message)
@@ -205,7 +243,7 @@ class Neighbours:
         if not neighbour.up:
             return
         now = self._now()
-        neighbour.last_heard = now
+        self.heard(neighbour, now)
         try:
             decoded = inband.decode(message)
         except WireError:
@@ -221,21 +259,50 @@ class Neighbours:
             self.drop(neighbour, reason, now=self._now())
 
     def _probe(self, neighbour: Neighbour, now: float) -> None:
-        unanswered = neighbour.unanswered
-        if unanswered:
+        if neighbour.unanswered:
             neighbour.loss += (1 - neighbour.loss) * _LOSS_GAIN
-        if unanswered >= DEAD_PROBES and now - neighbour.last_heard >= DEAD_S:
-            self._silent(neighbour, now)
-            return
+            self._judge(neighbour, now)
+            if not neighbour.up:
+                return
+        unanswered = neighbour.unanswered
+        if not unanswered:
+            neighbour.asked_at = now
         neighbour.sequence = neighbour.sequence + 1 & 0xFFFFFFFF
         neighbour.unanswered += 1
         stamp_us = int(now * 1e6)
         neighbour.send(probe(MessageType.PROBE, neighbour.sequence, stamp_us))
-        busy = unanswered or now - neighbour.last_data < BUSY_S
+        is_busy = now - neighbour.last_data < BUSY_S
+        next_at = now + (PROBE_BUSY_S if is_busy else PROBE_IDLE_S)
+        wait_s = PROBE_AGAIN_S if unanswered else neighbour.patience_s(self._floor_s)
+        self._probe_at(neighbour, min(now + wait_s, next_at), next_at)
+
+    def _probe_at(self, neighbour: Neighbour, when: float, next_at: float) -> None:
+        """Probe again at *when* if nothing has answered by then, else at *next_at*."""
         neighbour.probe_timer = self._timers.at(
-            now + (PROBE_BUSY_S if busy else PROBE_IDLE_S),
-            lambda now: self._probe(neighbour, now),
+            when, lambda now: self._probe_due(neighbour, when, next_at, now)
         )
+
+    def _probe_due(self, neighbour: Neighbour, when: float, next_at: float, now: float) -> None:
+        if neighbour.unanswered and now - when > STALL_S:
+            # We were asleep ourselves: the answer may lie unread.
+            self._probe_at(neighbour, now + STALL_S, max(next_at, now + STALL_S))
+        elif neighbour.unanswered or now >= next_at:
+            self._probe(neighbour, now)
+        else:
+            self._probe_at(neighbour, next_at, next_at)
+
+    def _judge(self, neighbour: Neighbour, now: float) -> None:
+        """Probes of *neighbour* are unanswered: tell whether it is suspect, or dead."""
+        if neighbour.last_heard >= neighbour.asked_at:
+            # Something else came since the first of them: echoes were lost, no more.
+            neighbour.unanswered = 0
+            return
+        silent_s, asked_s = now - neighbour.last_heard, now - neighbour.asked_at
+        if neighbour.unanswered >= SUSPECT_PROBES and not neighbour.is_suspect:
+            neighbour.is_suspect = True
+            self._on_silent(neighbour, now)
+        if neighbour.unanswered >= DEAD_PROBES and silent_s >= DEAD_S and asked_s >= DEAD_ASKED_S:
+            self._silent(neighbour, now)
 
     def _silent(self, neighbour: Neighbour, now: float) -> None:
         if len(neighbour.tethers) < 2:
@@ -243,8 +310,7 @@ class Neighbours:
             return
         neighbour.tethers.pop().close()
         neighbour.unanswered = 0
-        neighbour.last_heard = now
-        self._probe(neighbour, now)
+        self.heard(neighbour, now)
 
 
 class _Lane:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
-from conflux.api import Link, LinkSample, NodeId, Path, Router
+from conflux.api import Link, LinkSample, NodeId, Path, PathSample, Router
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ class Weigher:
 
     def link_lost(self, link: Link, *, now: float) -> None:
         self._ask(lambda: self._router.link_lost(link, now=now), None)
+
+    def path_measured(self, path: Path, sample: PathSample, *, now: float) -> None:
+        self._ask(lambda: self._router.path_measured(path, sample, now=now), None)
 
     def propose(self, destination: NodeId, *, limit: int, now: float) -> Sequence[Path]:
         """At most *limit* paths; nothing about them is checked yet."""

@@ -41,6 +41,8 @@ class Kind(enum.IntEnum):
     GRANT = 4
     GOODBYE = 5
     """Inside a stream only, without a body: the sender stops and forgets its keys."""
+    REPORT = 6
+    """Inside a stream only: what has arrived."""
 
 
 class Purpose(enum.IntEnum):

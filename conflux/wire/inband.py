@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from conflux.api import TAG_BYTES, Buffer, NodeId, WireError
 from conflux.wire.codec import Reader, Writer
 
+MAX_INBAND_BYTES = 16_384
+"""What a reliable lane must carry (conflux.api.Tether): what is larger could not be passed on."""
 ROUTE_ID_BYTES = 16
 FLOOD_ID_BYTES = 16
 FLOOD_HEADER_BYTES = 1 + FLOOD_ID_BYTES + 1 + 2 * TAG_BYTES + 2
@@ -127,6 +129,8 @@ Message = Setup | SetupOk | SetupFailed | Teardown | LabelUnknown | Flood
 
 def decode(data: Buffer) -> Message:
     """Decode one message. Raises WireError."""
+    if len(data) > MAX_INBAND_BYTES:
+        raise WireError("in-band message too large")
     take = Reader(data)
     kind = take.u8()
     message: Message

@@ -33,6 +33,21 @@ class ReplayWindow:
             return True
         return bool(self._ring[(counter >> 3) % _RING_BYTES] & 1 << (counter & 7))
 
+    def slice(self, first: int, last: int, *, limit: int) -> bytes:
+        """Return the marks of *first* to *last*, a bit each, in whole bytes: bit c & 7 is c's.
+
+        At most *limit* bytes, the latest; no mark above *last*, which is at most `highest`. Bytes
+        that the window has left behind are missing.
+        """
+        end = last >> 3
+        oldest = max((self._highest >> 3) - _RING_BYTES + 1, 0)
+        start = max(first >> 3, end - limit + 1, oldest)
+        ring = self._ring
+        bits = bytearray(ring[block % _RING_BYTES] for block in range(start, end + 1))
+        if bits:
+            bits[-1] &= (2 << (last & 7)) - 1
+        return bytes(bits)
+
     def mark(self, counter: int) -> None:
         """Remember *counter*, which `seen` called new."""
         block = counter >> 3

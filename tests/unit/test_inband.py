@@ -65,3 +65,8 @@ def test_noise_gives_wire_error_or_a_message_of_the_same_bytes(noise):
 def test_paths_too_short_too_long_or_with_a_loop_are_refused(path):
     with pytest.raises(WireError):
         decode(Setup(b"r" * 16, 90, path).encode())
+
+
+def test_a_flood_that_no_lane_could_pass_on_is_refused():
+    with pytest.raises(WireError):
+        decode(Flood(bytes(16), 4, bytes(16), bytes(16), bytes(17_000)).encode())

@@ -108,6 +108,7 @@ class SimNode:
             tether_kinds=(TETHER_KIND,),
             auth_level=self.packet_auth,
             now=self.now(),
+            silence_floor_s=0.0,  # the virtual clock stalls nobody
         )
         self._listen(grant)
         self.anchor.timers.on_earliest = self._arm
