@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 
-.PHONY: help env demo test test-all lint types bench lock clean
+.PHONY: help env demo test test-all lint types bench fuzz lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ types: env
 
 bench: env ## Micro-benchmarks of the contracts
 	@for b in benches/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+fuzz: env ## Fuzz every parser for MINUTES=n in all, or TARGET=name alone
+	@MINUTES="$(MINUTES)" RUNS="$(RUNS)" TARGET="$(TARGET)" tools/fuzz
 
 lock: env ## Pin every dependency anew, with hashes and without addresses
 	@tools/lock

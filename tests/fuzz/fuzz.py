@@ -1,0 +1,38 @@
+"""Runs one target under atheris: `fuzz.py TARGET [libFuzzer's options and corpus folders]`.
+
+Needs the environment that `make fuzz` makes; everything that decodes is instrumented.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+with atheris.instrument_imports(
+    include=[
+        "conflux.wire",
+        "conflux.anchor",
+        "conflux.runtime",
+        "conflux_tether_webrtc.description",
+        "conflux_tether_webrtc.inbound",
+        "conflux_tether_webrtc.outbound",
+        "conflux_auth_guardian",
+        "fuzz_targets",
+    ]
+):
+    from fuzz_targets import TARGETS
+
+
+def main() -> None:
+    name, *options = sys.argv[1:]
+    target = TARGETS[name]
+    options = [f"-max_len={target.max_bytes}", *options]
+    atheris.Setup([sys.argv[0], *options], target.entry)
+    atheris.Fuzz()
+
+
+main()

@@ -1,0 +1,197 @@
+"""Writes the genuine seeds of tests/fuzz/corpus: what a simulated network sends, and programs.
+
+.venv/bin/python tests/fuzz/seeds.py
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER))
+
+from fuzz_receiver import FRIEND, HANDSHAKES, HOLDS, ME, PACKETS, Receiver, operation  # noqa: E402
+from fuzz_targets import GENUINE  # noqa: E402
+
+from conflux.api import Buffer  # noqa: E402
+from conflux.testing.packets import udp_packet  # noqa: E402
+from conflux.testing.simnet import SimNetwork  # noqa: E402
+from conflux.testing.simnet.underlay import SimTether  # noqa: E402
+from conflux.wire.frame import IN_STREAM, SIZE  # noqa: E402
+from conflux_tether_webrtc.description import (  # noqa: E402
+    CandidateType,
+    Description,
+    Endpoint,
+    Kind,
+)
+
+Seed = tuple[str, bytes]
+CODECS = ("ask", "answer", "open", "certificate", "grant", "login")
+LONGEST_CONTROL_SEED = 4_096
+
+
+class Recorded:
+    """A relayed conversation, and then one whose Master is silent: one message of each kind."""
+
+    def __init__(self) -> None:
+        self.datagrams: dict[int, bytes] = {}
+        self.reliable: dict[tuple[int, int], bytes] = {}
+        genuine = SimTether.send_reliable
+
+        def send_reliable(tether: SimTether, message: Buffer) -> bool:
+            self.reliable.setdefault((message[0], len(message)), bytes(message))
+            return genuine(tether, message)
+
+        SimTether.send_reliable = send_reliable  # type: ignore[method-assign]
+        try:
+            self.network = self._converse()
+        finally:
+            SimTether.send_reliable = genuine  # type: ignore[method-assign]
+
+    def _converse(self) -> SimNetwork:
+        network = SimNetwork(seed=7)
+        network.on_datagram = lambda _, __, message: (
+            self.datagrams.setdefault(message[0] & 0x0F, message) and None
+        )
+        left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+        network.block(left, right)
+        network.add_node("one")
+        left.ping(right)
+        network.run(5.0)
+        network.channel.is_down = True
+        left.ping(network.add_node("late", teams=["ops"]))
+        network.run(5.0)
+        network.nodes["one"].stop()
+        network.run(100.0)
+        return network
+
+
+def of_wire() -> Iterator[Seed]:
+    recorded = Recorded()
+    for message in recorded.datagrams.values():
+        yield "datagram", message[:64]
+    for message in recorded.reliable.values():
+        if len(message) <= 1_024:
+            yield "inband", message
+    kinds = {message.kind: message.payload for message in recorded.network.channel.messages}
+    for payload in kinds.values():
+        yield "control", payload[:LONGEST_CONTROL_SEED]
+    for name in CODECS:
+        yield name, b"\x00" + GENUINE[name]
+        yield name, b"\x01"
+
+
+def packets() -> Iterator[bytes]:
+    for one, other in (("10.9.0.2", "10.9.0.1"), ("fd00::2", "fd00::1")):
+        yield udp_packet(ip_address(one), ip_address(other), b"hello")
+    tcp = bytearray(udp_packet(ip_address("10.9.0.2"), ip_address("10.9.0.1"), bytes(20)))
+    tcp[9], tcp[6] = 6, 0x20
+    yield bytes(tcp)
+
+
+def record(packet: bytes) -> bytes:
+    return SIZE.pack(len(packet)) + packet
+
+
+def of_packets() -> Iterator[Seed]:
+    for packet in packets():
+        yield "packet", packet
+        yield "superframe", b"\x00" + record(packet)
+        yield "superframe", b"\x01" + record(bytes(10) + packet)
+    yield "superframe", b"\x00" + b"".join(map(record, packets()))
+
+
+def of_plugins() -> Iterator[Seed]:
+    candidates = (
+        Endpoint(CandidateType.HOST, 2_130_706_431, ip_address("192.0.2.1"), 4_000),
+        Endpoint(CandidateType.RELAYED, 1, ip_address("2001:db8::1"), 65_535),
+    )
+    for kind in Kind:
+        described = Description(
+            kind=kind,
+            ufrag="abcd",
+            password="a" * 22,
+            fingerprint=bytes(range(32)),
+            candidates=candidates,
+        )
+        yield "webrtc", described.encode()
+    chunk = bytes.fromhex("0001 03 00 00 00 0005") + b"first"
+    ordered = bytes.fromhex("0002 02 01 00 00 0003 616263 0003 01 01 00 00 0003 646566")
+    yield "sctp_data", chunk + ordered
+    yield "sctp_data", bytes.fromhex("0005 03 01 01 00 0001 61 0004 00 00 00 01 0000")
+    yield "sctp_sack", bytes.fromhex("fffffff2 00100000 01 0002 0004 fffffff8 00100000 00")
+    yield "sctp_setup", bytes.fromhex("01 00 00000001 00100000 00ff 00ff 00000001 c0000004")
+    yield "sctp_setup", bytes.fromhex("04 00 00010008 01020304")
+    yield "sctp_setup", bytes.fromhex("0a 00 01020304")
+    registered = {
+        "conflux_id": "c",
+        "conflux_token": "t",
+        "tag": "",
+        "plane": "p",
+        "address": "10.9.0.1/24",
+        "teams": ["ops"],
+        "ignored_teams": [],
+    }
+    logged_in = {"session": "s", "grant": base64.b64encode(b"sealed").decode()}
+    for answer in (registered, logged_in, {"detail": "no\x1b[31m"}, [], {"teams": {}}):
+        yield "guardian_answer", json.dumps(answer).encode()
+    for base in ("https://guardian.example:8443/", "http://[fd00::1]", "http://localhost:1"):
+        yield "guardian_url", base.encode()
+    claims = json.dumps({"gkf": base64.urlsafe_b64encode(bytes(32)).decode()}).encode()
+    yield "token", b"e30." + base64.urlsafe_b64encode(claims).rstrip(b"=") + b".c2ln"
+    for line in (b'{"verb": "status"}\n', b'{"verb": []}', b"[[[[", b'{"verb": 1e9999}'):
+        yield "local_api", line
+
+
+def programs() -> Iterator[Seed]:
+    recorded = Recorded()
+    reliable, datagrams = recorded.reliable.values(), recorded.datagrams.values()
+    packet = udp_packet(ip_address(FRIEND), ip_address(ME), b"hello")
+
+    def step(which: str, payload: bytes = b"", *, holds: bool = False) -> bytes:
+        encoded = bytearray(operation(PACKETS, getattr(Receiver, which), payload))
+        encoded[0] |= HOLDS if holds else 0
+        return bytes(encoded)
+
+    for message in datagrams:
+        yield "receive", step("friend_sends", message[:64]) + step("relay_sends", message[:64])
+    for message in reliable:
+        yield "receive", step("relay_says", message[:300]) + step("friend_says", message[:300])
+    yield "receive", step("superframe_direct", b"\x00" + record(packet))
+    yield "receive", step("superframe_direct", bytes((IN_STREAM, 1, 1)) + bytes(60))
+    relayed = step("route_to_me") + step("superframe_relayed", b"\x00" + record(packet))
+    yield "receive", relayed + step("tether_closes", b"\x00") + step("time_passes", b"\x28")
+    yield "receive", step("control", b"\x01\x01" + bytes(80))
+    out = step("packet_to_stranger", b"hi") + step("packet_to_friend", b"hi")
+    yield "receive", out + step("time_passes", b"\xff\xff") + step("packet_to_friend", b"again")
+    yield "receive", step("burst", b"\x00" + record(udp_packet(*ends(), b"out")))
+
+    def shake(which: str, payload: bytes = b"") -> bytes:
+        return operation(HANDSHAKES, getattr(Receiver, which), payload)
+
+    for who in (b"\x00", b"\x01", b"\x80", b"\x81"):
+        yield "handshake", shake("asks", who) + shake("opens") + shake("time_passes", b"\x04")
+        ask = shake("packet_to_stranger", b"hi") + shake("answers", who)
+        yield "handshake", ask + shake("time_passes", b"\x30") + shake("packet_to_stranger", b"2")
+    yield "handshake", shake("grants") + shake("grants", b"\x01\x00\x03\x05")
+
+
+def ends() -> tuple:
+    return ip_address(ME), ip_address(FRIEND)
+
+
+def main() -> None:
+    for target, seed in (*of_wire(), *of_packets(), *of_plugins(), *programs()):
+        folder = FOLDER / "corpus" / target
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"seed-{hashlib.sha256(seed).hexdigest()[:12]}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main()
