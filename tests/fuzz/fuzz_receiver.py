@@ -34,6 +34,7 @@ from conflux.anchor.node import Anchor
 from conflux.anchor.seal import hkdf_expand, hkdf_extract, seal
 from conflux.anchor.stream import OutStream
 from conflux.api import (
+    MAX_MESSAGE_BYTES,
     Buffer,
     Layout,
     NodeId,
@@ -57,6 +58,7 @@ T = TypeVar("T")
 
 EPOCH_S = 1_800_000_000
 KIND = "stub"
+MAX_RELIABLE_BYTES = 16_384
 MAX_OPERATIONS = 64
 HOLDS = 0x80
 
@@ -89,10 +91,14 @@ class StubTether(Tether):
 
     def send(self, messages: Sequence[Buffer]) -> int:
         for message in messages:
+            if len(message) > MAX_MESSAGE_BYTES:
+                raise ValueError("longer than the tether's contract allows")
             read_outer(memoryview(message))
         return 0 if self.is_closed else len(messages)
 
     def send_reliable(self, message: Buffer) -> bool:
+        if len(message) > MAX_RELIABLE_BYTES:
+            raise ValueError("longer than the tether's contract allows")
         sent = inband.decode(message)
         if isinstance(sent, inband.SetupOk):
             self.label = sent.label
@@ -337,6 +343,13 @@ class Receiver:
         path = [party.standing.node_id for party in (self.friend, self.relay, self.me)]
         self.relay_says(inband.Setup((payload + bytes(16))[:16], 90, path).encode())
 
+    def relay_floods(self, payload: bytes) -> None:
+        """A flooded message to be passed on, of any size: 2 bytes of it, then who, whom, what."""
+        size, named = int.from_bytes(payload[:2], "big"), payload[2:] + bytes(48)
+        message = (named[48:] + bytes(size))[:size]
+        flood = inband.Flood(named[:16], 4, named[16:32], named[32:48], message)
+        self.relay_says(flood.encode())
+
     def tether_closes(self, payload: bytes) -> None:
         self.tethers[len(payload) & 1].on_closed("closed")
 
@@ -513,7 +526,7 @@ def ask_message(plane_key: bytes, salt: bytes, plain: bytes) -> bytes:
 
 Operation = Callable[[Receiver, bytes], None]
 
-PACKETS: tuple[Operation, ...] = (
+_CHEAP: tuple[Operation, ...] = (
     Receiver.friend_sends,
     Receiver.relay_sends,
     Receiver.friend_says,
@@ -528,14 +541,16 @@ PACKETS: tuple[Operation, ...] = (
     Receiver.time_passes,
     Receiver.tether_closes,
 )
-"""What costs microseconds."""
 
+# At the ends, so that the codes of kept programs go on to mean the same.
+PACKETS: tuple[Operation, ...] = (*_CHEAP, Receiver.relay_floods)
 HANDSHAKES: tuple[Operation, ...] = (
-    *PACKETS,
+    *_CHEAP,
     Receiver.asks,
     Receiver.answers,
     Receiver.opens,
     Receiver.grants,
+    Receiver.relay_floods,
 )
 
 

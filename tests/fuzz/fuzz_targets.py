@@ -36,7 +36,7 @@ from conflux.wire.credentials import Certificate, Grant, LoginRequest
 from conflux.wire.frame import OUTER, MessageType, probe, read_outer, read_probe, records
 from conflux_auth_guardian import answers, url
 from conflux_tether_webrtc import association, description
-from conflux_tether_webrtc.inbound import Inbound
+from conflux_tether_webrtc.inbound import MOST_HELD_BYTES, Inbound
 from conflux_tether_webrtc.outbound import Outbound
 
 Entry = Callable[[bytes], None]
@@ -213,7 +213,14 @@ def sctp_data(data: bytes) -> None:
         except WireError:
             return
         inbound.sack()
+        fits(held_bytes(inbound) <= inbound._held_bytes <= MOST_HELD_BYTES)
     fits(sum(map(len, got)) <= len(data))
+
+
+def held_bytes(inbound: Inbound) -> int:
+    """What lies in it unfinished, counted anew."""
+    runs = sum(run.size for run in inbound._by_first.values())
+    return runs + sum(len(message) for _, message in inbound._early.values())
 
 
 def sctp_sack(data: bytes) -> None:

@@ -23,6 +23,8 @@ from conflux.api import Buffer  # noqa: E402
 from conflux.testing.packets import udp_packet  # noqa: E402
 from conflux.testing.simnet import SimNetwork  # noqa: E402
 from conflux.testing.simnet.underlay import SimTether  # noqa: E402
+from conflux.wire.control import Kind as ControlKind  # noqa: E402
+from conflux.wire.control import envelope  # noqa: E402
 from conflux.wire.frame import IN_STREAM, SIZE  # noqa: E402
 from conflux_tether_webrtc.description import (  # noqa: E402
     CandidateType,
@@ -165,6 +167,11 @@ def programs() -> Iterator[Seed]:
         yield "receive", step("relay_says", message[:300]) + step("friend_says", message[:300])
     yield "receive", step("superframe_direct", b"\x00" + record(packet))
     yield "receive", step("superframe_direct", bytes((IN_STREAM, 1, 1)) + bytes(60))
+    yield (
+        "receive",
+        step("superframe_direct", bytes((IN_STREAM,)) + envelope(ControlKind.GOODBYE, b"")),
+    )
+    yield "receive", step("relay_floods", b"\x00\x50" + bytes(range(48)) + b"\x01\x01")
     relayed = step("route_to_me") + step("superframe_relayed", b"\x00" + record(packet))
     yield "receive", relayed + step("tether_closes", b"\x00") + step("time_passes", b"\x28")
     yield "receive", step("control", b"\x01\x01" + bytes(80))

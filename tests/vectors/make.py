@@ -255,19 +255,14 @@ def frames() -> list[Values]:
     one, other = ip_address("10.77.0.2"), ip_address("10.77.0.3")
     six, sixth = ip_address("fd77::2"), ip_address("fd77::3")
     packet, packet6 = udp_packet(one, other, b"hello"), udp_packet(six, sixth, b"hello")
-    told = envelope(Kind.OPEN, b"not a genuine Open")
+    told = bytes((IN_STREAM,)) + envelope(Kind.OPEN, b"not a genuine Open")
+    goodbye = bytes((IN_STREAM,)) + envelope(Kind.GOODBYE, b"")
     contents: list[tuple[str, int, int, int, bytes, list[bytes]]] = [
         ("the worked example of frame.md", 1, 5, 0, b"", [bytes(range(20))]),
         ("two packets, over a second relay", 2, 3, 0xA1B2C3D4, b"", [packet, packet6]),
         ("no record: it confirms a handshake", 3, 5, 0, b"", []),
-        (
-            "a control message inside the stream",
-            0x1_0000_0001,
-            5,
-            0,
-            bytes((IN_STREAM,)) + told,
-            [],
-        ),
+        ("a control message inside the stream", 0x1_0000_0001, 5, 0, told, []),
+        ("Goodbye", 0x1_0000_0002, 5, 0, goodbye, []),
     ]
     made = []
     for comment, counter, hops, label, whole, packets in contents:
@@ -502,7 +497,7 @@ def refused(f: Fixture) -> list[Values]:
         ("inband", "five relays left", b"\x06" + bytes(16) + b"\x05" + bytes(34)),
         ("envelope", "version 2", b"\x02\x01" + bytes(40)),
         ("envelope", "kind 0", b"\x01\x00" + bytes(40)),
-        ("envelope", "kind 5", b"\x01\x05" + bytes(40)),
+        ("envelope", "kind 6", b"\x01\x06" + bytes(40)),
         ("envelope", "one byte", b"\x01"),
         ("outer", "version 2", b"\x20\x05" + bytes(6)),
         ("outer", "type 3", b"\x13\x05" + bytes(6)),

@@ -280,7 +280,7 @@ def _cut(tags: bytes) -> list[str]:
 def envelope(data: bytes) -> tuple[int, bytes]:
     f = Fields(data)
     f.one_of(8, 1)
-    kind = f.one_of(8, 1, 2, 3, 4)
+    kind = f.one_of(8, 1, 2, 3, 4, 5)
     require(len(data) <= (65_536 if kind == 4 else 16_384), "message too large")
     return kind, f.left
 
