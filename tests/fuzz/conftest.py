@@ -22,7 +22,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             path
             for kind in ("corpus", "regressions")
             for path in sorted((FOLDER / kind).glob("*/*"))
-            if path.name != ".gitkeep"
         ]
         names = [f"{path.parent.name}/{path.name}" for path in stored]
         metafunc.parametrize("stored", stored, ids=names)

@@ -5,6 +5,7 @@ Needs the environment that `make fuzz` makes; everything that decodes is instrum
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ with atheris.instrument_imports(
         "conflux_tether_webrtc.inbound",
         "conflux_tether_webrtc.outbound",
         "conflux_auth_guardian",
+        "aiortc.rtcsctptransport",
         "fuzz_targets",
     ]
 ):
@@ -31,7 +33,9 @@ def main() -> None:
     name, *options = sys.argv[1:]
     target = TARGETS[name]
     options = [f"-max_len={target.max_bytes}", *options]
-    atheris.Setup([sys.argv[0], *options], target.entry)
+    # libFuzzer's merge starts what stands first once more, through a shell.
+    again = shlex.join([sys.executable, __file__, name])
+    atheris.Setup([again, *options], target.entry)
     atheris.Fuzz()
 
 
