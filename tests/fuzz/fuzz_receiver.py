@@ -48,7 +48,7 @@ from conflux.api import (
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.fakes.crypto import FakeSigner
 from conflux.testing.packets import udp_packet
-from conflux.testing.simnet.guardian import SimGuardian
+from conflux.testing.simnet.guardian import HANDLE, SimGuardian
 from conflux.wire import inband, ip
 from conflux.wire.control import AuthLevel, Description, Kind, Purpose, Target, TargetKind, envelope
 from conflux.wire.credentials import Grant
@@ -484,7 +484,8 @@ class Receiver:
             aad=PUSH_BINDING,
             entropy=self.entropy,
         )
-        self.control(envelope(Kind.GRANT, sealed))
+        grant_message = envelope(Kind.GRANT, sealed)
+        self.anchor.take_control(HANDLE, grant_message, now=self.world.clock)
 
     def _published(self, kind: Kind) -> bytes | None:
         for _, message in reversed(self.world.published):
