@@ -253,7 +253,12 @@ class Receiver:
         self.world.sources = {ip_address(a).packed for a in (FRIEND, STRANGER)}
         self.world.destinations = {ip_address(ME).packed}
         self.anchor = Anchor(
-            self.me.standing, self.world, EqualRouter(), tether_kinds=(KIND,), now=0.0
+            self.me.standing,
+            self.world,
+            EqualRouter(),
+            tether_kinds=(KIND,),
+            auth_level=AuthLevel.HANDSHAKE,
+            now=0.0,
         )
         self.tethers = [self._join(self.friend), self._join(self.relay)]
         self.out = OutStream(THEIRS, now=0.0)
@@ -287,7 +292,7 @@ class Receiver:
             list(self.me.standing.grant.teams),
             handshake.SUITE_1,
             AuthLevel.HANDSHAKE,
-            Secrets(THEIRS, OURS, bytes(32)),
+            Secrets(THEIRS, OURS, bytes(32), bytes(32)),
             asked=False,
             order=(0, b""),
         )

@@ -19,7 +19,7 @@ from conflux.anchor import handshake
 from conflux.api import Buffer, UsageError, WireError
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.token import fingerprint_of
-from conflux.wire import inband, ip
+from conflux.wire import checkpoint, inband, ip
 from conflux.wire.control import (
     Answer,
     Ask,
@@ -170,6 +170,14 @@ def in_band(data: bytes) -> None:
     same(message, data)
 
 
+def packet_auth(data: bytes) -> None:
+    try:
+        message = checkpoint.decode(data)
+    except WireError:
+        return
+    same(message, data)
+
+
 def control(data: bytes) -> None:
     try:
         kind, body = read_envelope(data)
@@ -315,6 +323,7 @@ TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
         "packet": Fuzzed(packet, 128),
         "inband": Fuzzed(in_band, 1_024),
         "control": Fuzzed(control),
+        "packet_auth": Fuzzed(packet_auth, 16_384),
         "ask": codec("ask", Ask.decode),
         "answer": codec("answer", Answer.decode),
         "open": codec("open", Open.decode),

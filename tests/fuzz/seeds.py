@@ -23,6 +23,7 @@ from conflux.api import Buffer  # noqa: E402
 from conflux.testing.packets import udp_packet  # noqa: E402
 from conflux.testing.simnet import SimNetwork  # noqa: E402
 from conflux.testing.simnet.underlay import SimTether  # noqa: E402
+from conflux.wire import checkpoint  # noqa: E402
 from conflux.wire.control import Kind as ControlKind  # noqa: E402
 from conflux.wire.control import envelope  # noqa: E402
 from conflux.wire.frame import IN_STREAM, SIZE  # noqa: E402
@@ -87,6 +88,19 @@ def of_wire() -> Iterator[Seed]:
     for name in CODECS:
         yield name, b"\x00" + GENUINE[name]
         yield name, b"\x01"
+
+
+def of_packet_auth() -> Iterator[Seed]:
+    leaf = checkpoint.Leaf(bytes(32), 7, [1, 2, 5], bytes(32))
+    signature, digests = bytes(3_309), [bytes(checkpoint.DIGEST_BYTES)] * 3
+    messages = (
+        checkpoint.Checkpoint(leaf, 0, 2, [bytes(32)], signature, digests),
+        checkpoint.Covered(7, 1),
+        checkpoint.Wanted(7, 1, [1, 5]),
+        checkpoint.Digests(7, 1, {1: digests[0], 5: digests[0]}),
+    )
+    for message in messages:
+        yield "packet_auth", message.encode()
 
 
 def packets() -> Iterator[bytes]:
@@ -194,7 +208,7 @@ def ends() -> tuple:
 
 
 def main() -> None:
-    for target, seed in (*of_wire(), *of_packets(), *of_plugins(), *programs()):
+    for target, seed in (*of_wire(), *of_packet_auth(), *of_packets(), *of_plugins(), *programs()):
         folder = FOLDER / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"seed-{hashlib.sha256(seed).hexdigest()[:12]}").write_bytes(seed)
