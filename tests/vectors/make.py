@@ -497,7 +497,7 @@ def refused(f: Fixture) -> list[Values]:
         ("inband", "five relays left", b"\x06" + bytes(16) + b"\x05" + bytes(34)),
         ("envelope", "version 2", b"\x02\x01" + bytes(40)),
         ("envelope", "kind 0", b"\x01\x00" + bytes(40)),
-        ("envelope", "kind 6", b"\x01\x06" + bytes(40)),
+        ("envelope", "kind 7", b"\x01\x07" + bytes(40)),
         ("envelope", "one byte", b"\x01"),
         ("outer", "version 2", b"\x20\x05" + bytes(6)),
         ("outer", "type 3", b"\x13\x05" + bytes(6)),
