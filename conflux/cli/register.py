@@ -75,6 +75,7 @@ def register(
             f"{path} says that this machine is registered: start it with `veilnet-conflux run`, "
             "or `veilnet-conflux unregister` first"
         )
+    localapi.check_path(api_socket(config_dir))
     if localapi.is_running(api_socket(config_dir)):
         raise UsageError(
             f"a node is running already on {api_socket(config_dir)}: stop it, "

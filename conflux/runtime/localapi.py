@@ -24,6 +24,8 @@ MAX_LINE_BYTES = 1 << 20
 REPLY_S = 5.0
 STOP_S = 10.0
 MAX_CLIENTS = 128
+MAX_PATH_BYTES = 103
+"""sun_path of macOS without its final zero; Linux has four more."""
 
 Verb = Callable[[], object]
 
@@ -40,6 +42,7 @@ class LocalApi:
 
     async def start(self) -> None:
         """Listen. Raises UsageError if another node is there or the folder cannot be written."""
+        check_path(self._path)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(self._path.parent)
@@ -99,6 +102,15 @@ class LocalApi:
         except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": f"no such verb; there are {', '.join(self._verbs)}"}
         return {"ok": verb()}
+
+
+def check_path(path: Path) -> None:
+    """Raise UsageError if no Unix socket can have this path."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise UsageError(
+            f"{path} is too long for a socket, which has at most {MAX_PATH_BYTES} bytes: "
+            "give a shorter folder with --config-dir"
+        )
 
 
 def call(path: Path, verb: str) -> Any:

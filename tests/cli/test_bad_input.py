@@ -59,6 +59,10 @@ class TestRegister:
         machine.quick(*words).refused(UNREACHABLE, line)
         machine.quick(*words, "--wait", "0.6").refused(UNREACHABLE, line)
 
+    def test_folder_too_long_for_the_nodes_socket(self, machine):
+        words = ["register", "-d", "-t", "vnr_x", "--config-dir", f"/nowhere/{'x' * 120}"]
+        machine.quick(*words).refused(USAGE, r".*too long for a socket.*--config-dir")
+
     @pytest.mark.parametrize("url", ["http://192.0.2.7", "ftp://10.0.0.1", "guardian", "http://"])
     def test_address_to_which_no_token_is_sent(self, machine, url):
         ended = machine.quick("register", "-d", "-t", "vnr_x", "-g", url)
