@@ -161,11 +161,12 @@ def test_noise_gets_a_line_or_nothing_and_is_not_logged(path, caplog, noise):
 
 
 def test_clients_that_only_hold_the_line_are_cut_off(path, caplog, monkeypatch):
-    monkeypatch.setattr(localapi, "REPLY_S", 0.2)
+    monkeypatch.setattr(localapi, "REPLY_S", 1.0)
+    monkeypatch.setattr(localapi, "MAX_CLIENTS", 4)
 
     async def main():
         async with serving(path):
-            idle = [await asyncio.open_unix_connection(path) for _ in range(200)]
+            idle = [await asyncio.open_unix_connection(path) for _ in range(6)]
             with pytest.raises(UsageError, match="too many ask at once: ask again"):
                 await ask(path, "status")
             for reader, _ in idle:
