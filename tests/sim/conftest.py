@@ -38,14 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     said_itself = any("packet_auth" in mark.args[0] for mark in marks)
     if "packet_auth" in metafunc.fixturenames and not said_itself:
         name = metafunc.module.__name__.rpartition(".")[2]
-        # At the default always; at the other levels once more in `make test-all`.
-        others = [] if name in LONG else [AuthLevel.HANDSHAKE, AuthLevel.STRICT]
-        levels = [pytest.param(level, marks=pytest.mark.thorough) for level in others]
-        metafunc.parametrize(
-            "packet_auth",
-            [AuthLevel.CHECKPOINT, *levels],
-            ids=lambda level: level.name.lower(),
-        )
+        levels = [AuthLevel.CHECKPOINT] if name in LONG else list(AuthLevel)
+        metafunc.parametrize("packet_auth", levels, ids=lambda level: level.name.lower())
 
 
 @pytest.fixture
