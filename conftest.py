@@ -14,6 +14,11 @@ settings.load_profile("veilnet")
 
 NO_SKIP = "VEILNET_TEST_ALL"
 
+# Where these say that CI runs, pytest compares what an assertion found unequal line by line, however
+# long it is. Sabotaged drivers fail assertions about megabytes on purpose: that took half an hour.
+for variable in ("CI", "BUILD_NUMBER"):
+    os.environ.pop(variable, None)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
