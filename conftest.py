@@ -14,8 +14,8 @@ settings.load_profile("veilnet")
 
 NO_SKIP = "VEILNET_TEST_ALL"
 
-# Where these say that CI runs, pytest compares what an assertion found unequal line by line, however
-# long it is. Sabotaged drivers fail assertions about megabytes on purpose: that took half an hour.
+# Where these say that CI runs, pytest compares unequal values line by line, however long they are.
+# Sabotaged drivers fail assertions about megabytes on purpose: that took half an hour.
 for variable in ("CI", "BUILD_NUMBER"):
     os.environ.pop(variable, None)
 
