@@ -8,7 +8,8 @@
     Secrets                               Secrets
 
 Everything here is a pure function of its arguments, so that the slow ones run in worker threads;
-anchor/exchange.py holds the state, repeats and limits. docs/protocol/handshake.md has the bytes.
+anchor/asking.py and answering.py hold the state, repeats and limits. docs/protocol/handshake.md has
+the bytes.
 """
 
 from __future__ import annotations

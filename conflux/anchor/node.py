@@ -3,7 +3,8 @@
     TUN burst ─► Egress ─► Session.out ─► Reach ─► Route ─► Neighbour ─► tether
     tether ─► Relay ─► tether                                  (label of another node)
     tether ─► Ingress ─► Session.inbound ─► TUN                (label of this node)
-    control message ─► Exchange ─► Session, Neighbour
+    control message ─► Exchange ─► Sessions, Neighbours
+                    ─► Grants ─► Sessions, what is served
 
 The stages know each other only through the callbacks wired here.
 """
@@ -14,17 +15,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from conflux.anchor.egress import Egress, Egresser
-from conflux.anchor.exchange import OPEN_DEADLINE_S, Established, Exchange
+from conflux.anchor.exchange import Exchange
+from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
 from conflux.anchor.handshake import Standing
-from conflux.anchor.identity import (
-    PUSH_BINDING,
-    Peer,
-    address_tag,
-    guardian_fingerprint,
-    node_tag,
-    open_grant,
-    relay_tag,
-)
+from conflux.anchor.identity import address_tag, node_tag, relay_tag
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.post import Flooding
@@ -32,7 +26,9 @@ from conflux.anchor.relay import Relay
 from conflux.anchor.reporter import Reporter
 from conflux.anchor.resend import Resender
 from conflux.anchor.route import Reach, Route, Routing
-from conflux.anchor.stream import REKEY_S, InStream, OutStream, Session
+from conflux.anchor.sessions import Sessions
+from conflux.anchor.step import Established
+from conflux.anchor.stream import InStream, Session
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
@@ -49,27 +45,10 @@ from conflux.wire.control import (
     envelope,
     read_envelope,
 )
-from conflux.wire.credentials import Grant, TeamKey
+from conflux.wire.credentials import Grant
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
-GUARDIAN_HANDLE = bytes(16)
-"""The handle under which Guardian publishes grants; the Master gives it to no node."""
-
-STREAM_IDLE_S = 60.0
-INBOUND_IDLE_S = 90.0
-"""Longer than STREAM_IDLE_S: the sender forgets first, so that nobody sends into the void."""
 TETHER_IDLE_S = 75.0
-NO_ROUTE_S = 10.0
-"""A session that no route reaches for this long is closed: the peer may have started anew."""
-SUPERSEDED_S = OPEN_DEADLINE_S
-"""How long a replaced inbound stream still opens frames: the peer may not know yet."""
-REKEY_TURN_S = 10.0
-"""How much later the greater NodeId begins to rekey, if the smaller one has not."""
-REKEY_RETRY_S = 10.0
-AT_ONCE_S = 15.0
-"""Two handshakes of one pair within this time: the one asked for later stands, at both ends."""
-UNCONFIRMED_S = 12.0
-"""A session whose peer sent no frame for this long is closed: it did not get our Open."""
 HOUSEKEEPING_S = 5.0
 SILENCE_FLOOR_S = 0.25
 """No route and no tether is suspect for less silence: two busy cores let a process wait so long."""
@@ -90,19 +69,12 @@ class Anchor:
         now: float,
         silence_floor_s: float = SILENCE_FLOOR_S,
     ) -> None:
-        self.standing = standing
         self.auth_level = auth_level
         """What this node offers; the stricter end of a session decides."""
         self.timers = Timers()
         self.counters: Counter[str] = Counter()
-        self.sessions: dict[NodeId, Session] = {}
-        self._successors: dict[NodeId, Session] = {}
-        """Rekeyed sessions, which take over once the peer has shown that it has the keys."""
-        self._sessions_by_tag: dict[bytes, Session] = {}
-        self._opening_grant = False
-        self._waiting_grant: bytes | None = None
         self._world = world
-        self._clock_offset_s = standing.grant.time_ms / 1000 - now
+        self.grants = Grants(standing, world, self.counters, on_new=self._granted, now=now)
         me, entropy, counters = standing.node_id, standing.entropy, self.counters
         weigher = Weigher(router, counters)
         weigher.start(me, int.from_bytes(entropy(8), "big"))
@@ -156,7 +128,9 @@ class Anchor:
             deliver=self.ingress.deliver,
             on_forged=self._forged,
             on_lapsed=self._lapsed,
-            on_silent=lambda session, now: self._close(session, "checkpoint not acknowledged", now),
+            on_silent=lambda session, now: self.sessions.close(
+                session, "checkpoint not acknowledged", now
+            ),
         )
         self.egress = Egress(
             self.timers,
@@ -164,7 +138,7 @@ class Anchor:
             ask=self._ask_address,
             want=self._want,
             on_sent=self._sent,
-            on_spent=lambda session, now: self._close(session, "key spent", now),
+            on_spent=lambda session, now: self.sessions.close(session, "key spent", now),
         )
         self.routing = Routing(
             me,
@@ -183,13 +157,13 @@ class Anchor:
             counters,
             self.routing,
             weigher,
-            session_of=self.sessions.get,
+            session_of=self._session_of,
             floor_s=silence_floor_s,
         )
         self.reporter = Reporter(
             self.timers,
             counters,
-            session_of=self.sessions.get,
+            session_of=self._session_of,
             want=self._want,
             path_of=self._path_of,
             tell=lambda session, reach, route, message, now: self.egress.tell(
@@ -206,12 +180,30 @@ class Anchor:
             accepts_from=lambda node: node in self.sessions,
             on_accepted=self.routing.hint,
         )
+        self.sessions = Sessions(
+            lambda: self.standing,
+            world,
+            self.timers,
+            self.wall,
+            counters,
+            egress=self.egress,
+            ingress=self.ingress,
+            packet_auth=self.packet_auth,
+            resender=self.resender,
+            routing=self.routing,
+            neighbours=self.neighbours,
+            rekey=self._ask_in_stream,
+        )
         self._serve(standing.grant)
         self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
 
+    @property
+    def standing(self) -> Standing:
+        return self.grants.standing
+
     def wall(self, now: float) -> float:
-        """Guardian's time, Unix seconds: its clock at login, carried on by ours."""
-        return now + self._clock_offset_s
+        """Guardian's time, Unix seconds."""
+        return self.grants.wall(now)
 
     # What comes in
 
@@ -229,7 +221,7 @@ class Anchor:
             self.counters["control_malformed"] += 1
             return
         if kind is Kind.GRANT and sender == GUARDIAN_HANDLE and not in_stream:
-            self._take_grant(body)
+            self.grants.pushed(body)
         elif kind in (Kind.GRANT, Kind.GOODBYE):
             # A grant from anybody but Guardian; a goodbye from outside the stream that it ends.
             self.counters["control_malformed"] += 1
@@ -243,72 +235,24 @@ class Anchor:
 
         False if a newer one was pushed while the login was under way: log in again.
         """
-        if standing.grant.revision < self.standing.grant.revision:
-            return False
-        self._clock_offset_s = standing.grant.time_ms / 1000 - now
-        self._take_on(standing, now)
-        return True
+        return self.grants.renew(standing, now=now)
 
     def close(self, *, now: float) -> None:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
         self.egress.forget()
-        for session in list(self.sessions.values()):
+        for session in self.sessions.all():
             self._tell(session.tag, envelope(Kind.GOODBYE, b""), now)
-            self._close(session, "node stops", now)
+            self.sessions.close(session, "node stops", now)
         for neighbour in self.neighbours.all():
             self.neighbours.drop(neighbour, "node stops", now=now)
         self.exchange.forget()
 
     # Grants
 
-    def _take_grant(self, sealed: bytes) -> None:
-        """Open a grant in a thread, one at a time; of those that wait only the newest counts."""
-        if self._opening_grant:
-            self._waiting_grant = sealed
-            return
-        self._opening_grant = True
-        me = self.standing
-        fingerprint = guardian_fingerprint(me.guardian.public)
-        self._world.defer(
-            lambda: open_grant(
-                me.crypto, me.identity, sealed, binding=PUSH_BINDING, fingerprint=fingerprint
-            ),
-            lambda opened, now: self._granted(opened[0], now),
-            lambda error, _: self._grant_false(error),
-        )
-
-    def _granted(self, grant: Grant, now: float) -> None:
-        self._grant_opened()
-        me = self.standing
-        if grant.revision > me.grant.revision:
-            # Guardian's clock, but the Master may have held the message back: it cannot have come
-            # early, so it may set our clock forward only.
-            self._clock_offset_s = max(self._clock_offset_s, grant.time_ms / 1000 - now)
-            standing = Standing(me.crypto, me.entropy, me.identity, me.guardian, grant)
-            self._take_on(standing, now)
-            self._world.granted(grant)
-
-    def _grant_false(self, error: WireError) -> None:
-        self.counters[f"grant: {error}"] += 1
-        self._grant_opened()
-
-    def _grant_opened(self) -> None:
-        self._opening_grant = False
-        waiting, self._waiting_grant = self._waiting_grant, None
-        if waiting is not None:
-            self._take_grant(waiting)
-
-    def _take_on(self, standing: Standing, now: float) -> None:
-        self.standing = standing
-        self._serve(standing.grant)
+    def _granted(self, now: float) -> None:
+        self._serve(self.standing.grant)
         self.egress.retry()
-        for session in list(self.sessions.values()):
-            if not self._are_ours(session.teams):
-                self._close(session, "team changed", now)
-
-    def _are_ours(self, teams: Sequence[TeamKey]) -> bool:
-        ours = {(team.team_id, team.key) for team in self.standing.grant.teams}
-        return all((team.team_id, team.key) in ours for team in teams)
+        self.sessions.check_teams(now)
 
     def _serve(self, grant: Grant) -> None:
         interfaces = grant.certificate.addresses
@@ -335,7 +279,7 @@ class Anchor:
             self._post(tag, message, now)
 
     def _tell(self, tag: bytes, message: bytes, now: float) -> bool:
-        session = self._sessions_by_tag.get(tag)
+        session = self.sessions.by_tag(tag)
         reach = self.routing.get(session.node_id) if session is not None else None
         if session is None or reach is None:
             return False
@@ -365,12 +309,12 @@ class Anchor:
         elif message != envelope(Kind.GOODBYE, b""):
             self.take_control(session.tag, message, in_stream=True, now=now)
         elif self.sessions.get(session.node_id) is session:
-            self._close(session, "peer stops", now)
+            self.sessions.close(session, "peer stops", now)
 
     # Asking
 
     def _ask_address(self, egresser: Egresser, now: float) -> bool:
-        return self.exchange.ask(
+        return self.exchange.asking.ask(
             Target(TargetKind.ADDRESS, egresser.address),
             address_tag(self.standing.grant.plane_key, egresser.address),
             purpose=Purpose.STREAM,
@@ -380,24 +324,34 @@ class Anchor:
 
     def _ask_node(self, node: NodeId, now: float) -> None:
         target = Target(TargetKind.NODE, node)
-        if self.neighbours.get(node) or self.exchange.is_asking(Purpose.TETHER, target):
+        if self.neighbours.get(node) or self.exchange.asking.is_asking(Purpose.TETHER, target):
             return
         tag = node_tag(self.standing.grant.plane_key, node)
-        self.exchange.ask(
+        self.exchange.asking.ask(
             target,
             tag,
             purpose=Purpose.TETHER,
-            in_stream=tag in self._sessions_by_tag,
+            in_stream=self.sessions.by_tag(tag) is not None,
             failed=lambda _: None,
             now=now,
         )
 
     def _ask_relay(self, avoid: Sequence[bytes], now: float) -> None:
-        self.exchange.ask(
+        self.exchange.asking.ask(
             Target(TargetKind.ANY_RELAY),
             relay_tag(self.standing.grant.plane_key),
             purpose=Purpose.TETHER,
             avoid=avoid,
+            failed=lambda _: None,
+            now=now,
+        )
+
+    def _ask_in_stream(self, session: Session, now: float) -> None:
+        self.exchange.asking.ask(
+            Target(TargetKind.NODE, session.node_id),
+            session.tag,
+            purpose=Purpose.STREAM,
+            in_stream=True,
             failed=lambda _: None,
             now=now,
         )
@@ -418,154 +372,19 @@ class Anchor:
 
     # Sessions
 
+    def _session_of(self, node: NodeId) -> Session | None:
+        return self.sessions.get(node)
+
     def _established(self, done: Established, now: float) -> None:
-        if done.purpose is Purpose.TETHER:
-            return
-        if not self._may_talk(done):
-            self.egress.refused(done.peer.covers, now)
-            return
-        session = self._session(done, now)
-        if session.inbound is not None:
-            self.ingress.add(session.inbound)
-        former = self.sessions.get(session.node_id)
-        if former is not None and former.order > session.order and now - former.opened < AT_ONCE_S:
-            self._retire(session, now)
-            return
-        if former is not None and done.asked and former.confirmed:
-            self._give_up_successor(session.node_id)
-            self._successors[session.node_id] = session
-            self.egress.answered(session.peer.covers)
-            return
-        self._take_over(session, now)
-        if not done.asked:
-            self._greet(session, now)
-        self._close_older_starts(done.peer, now)
-        addresses = done.peer.certificate.addresses
-        self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
-
-    def _take_over(self, session: Session, now: float) -> None:
-        """From now on packets to the peer go out under *session*."""
-        former = self.sessions.get(session.node_id)
-        self.sessions[session.node_id] = self._sessions_by_tag[session.tag] = session
-        self.egress.bind(session, now=now)
-        if former is not None:
-            self._retire(former, now)
-        turn_s = 0.0 if self.standing.node_id < session.node_id else REKEY_TURN_S
-        self.timers.at(now + REKEY_S + turn_s, lambda now: self._rekey(session, now))
-
-    def _rekey(self, session: Session, now: float) -> None:
-        """Begin a new handshake inside the stream; what is idle is left to dissolve."""
-        idle_s = now - max(session.last_sent, session.last_received)
-        if session.closed or idle_s > STREAM_IDLE_S or self._is_rekeying(session):
-            return
-        target = Target(TargetKind.NODE, session.node_id)
-        self.exchange.ask(
-            target,
-            session.tag,
-            purpose=Purpose.STREAM,
-            in_stream=True,
-            failed=lambda _: None,
-            now=now,
-        )
-        self.timers.at(now + REKEY_RETRY_S, lambda now: self._rekey(session, now))
-
-    def _is_rekeying(self, session: Session) -> bool:
-        return session.node_id in self._successors
-
-    def _session(self, done: Established, now: float) -> Session:
-        ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
-        if not done.asked:
-            ours, theirs = theirs, ours
-        session = Session(
-            peer=done.peer,
-            teams=done.teams,
-            suite=done.suite,
-            auth_level=done.auth_level,
-            tag=node_tag(self.standing.grant.plane_key, done.peer.node_id),
-            transcript=done.secrets.transcript,
-            out=OutStream(ours, now=now),
-            opened=now,
-            last_sent=now,
-            last_received=now,
-            order=done.order,
-            # Who answered has seen the Open; who asked waits for the first frame.
-            confirmed=not done.asked,
-        )
-        session.inbound = InStream(theirs, session)
-        self.packet_auth.watch(session)
-        return session
-
-    def _may_talk(self, done: Established) -> bool:
-        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
-        if not self._are_ours(done.teams):
-            self.counters["team_changed_meanwhile"] += 1
-            return False
-        mine = done.peer.certificate
-        for session in self.sessions.values():
-            other = session.peer.certificate
-            if other.conflux_id == mine.conflux_id and other.serial > mine.serial:
-                self.counters["peer_superseded"] += 1
-                return False
-        return True
-
-    def _close_older_starts(self, peer: Peer, now: float) -> None:
-        mine = peer.certificate
-        for session in list(self.sessions.values()):
-            other = session.peer.certificate
-            if other.conflux_id != mine.conflux_id or session.node_id == peer.node_id:
-                continue
-            self._close(session, "peer started anew", now)
-            neighbour = self.neighbours.get(session.node_id)
-            if neighbour is not None:
-                self.neighbours.drop(neighbour, "peer started anew", now=now)
-
-    def _greet(self, session: Session, now: float) -> None:
-        """Show the peer by an empty frame that we hold the keys, as soon as there is a way."""
-        reach = self.routing.want(session.peer, is_ready=True, now=now)
-        session.owes_greeting = not self.egress.greet(session, reach, now=now)
+        self.sessions.established(done, now)
 
     def _opened_again(self, node: NodeId, now: float) -> None:
-        """The peer repeats its Open: our first frame was lost."""
-        session = self.sessions.get(node)
-        if session is not None:
-            self._greet(session, now)
+        self.sessions.greet_again(node, now)
 
     def _reachable(self, reach: Reach, now: float) -> None:
-        session = self.sessions.get(reach.node_id)
-        if session is not None and session.owes_greeting:
-            self._greet(session, now)
+        self.sessions.reachable(reach, now)
         self.resender.reachable(reach, now)
         self.egress.flush(reach, now)
-
-    def _retire(self, former: Session, now: float) -> None:
-        """A new session took over: the old inbound stream stays for what is on its way."""
-        former.closed = True
-        self.packet_auth.finish(former, now)
-        self.timers.at(now + SUPERSEDED_S, lambda _: self._forget_streams(former))
-
-    def _close(self, session: Session, reason: str, now: float) -> None:
-        if session.closed:
-            return
-        session.closed = True
-        self.resender.forget(session)
-        self._forget_streams(session)
-        self.sessions.pop(session.node_id, None)
-        self._sessions_by_tag.pop(session.tag, None)
-        self._give_up_successor(session.node_id)
-        self.routing.release(session.node_id)
-        self.egress.unbind(session, now=now)
-        self._world.stream_closed(session.node_id, reason)
-
-    def _give_up_successor(self, node: NodeId) -> None:
-        successor = self._successors.pop(node, None)
-        if successor is not None:
-            successor.closed = True
-            self._forget_streams(successor)
-
-    def _forget_streams(self, session: Session) -> None:
-        self.packet_auth.release(session)
-        if session.inbound is not None:
-            self.ingress.remove(session.inbound)
 
     # Packet authentication
 
@@ -573,18 +392,11 @@ class Anchor:
         """Packets came in that the peer did not sign: somebody else has this stream's key."""
         self.counters["security_frame_forged"] += 1
         self._world.alarmed(session.node_id, "a frame was forged under the stream's key")
-        self._distrust(session, "forged frame", now)
+        self.sessions.distrust(session, "forged frame", now)
 
     def _lapsed(self, session: Session, now: float) -> None:
         self.counters["frames_not_vouched_for"] += 1
-        self._distrust(session, "packets not vouched for", now)
-
-    def _distrust(self, session: Session, reason: str, now: float) -> None:
-        """Close *session*, and the one that replaced it if there is one."""
-        self._forget_streams(session)
-        current = self.sessions.get(session.node_id)
-        if current is not None:
-            self._close(current, reason, now)
+        self.sessions.distrust(session, "packets not vouched for", now)
 
     # Tethers
 
@@ -623,12 +435,8 @@ class Anchor:
             if not self.ingress.knows(message):
                 self.relay.complain(neighbour, label, now=now)
         elif not session.confirmed:
-            session.confirmed = True
-            self.exchange.confirmed(session.node_id)
-            if self._successors.get(session.node_id) is session:
-                del self._successors[session.node_id]
-                self._take_over(session, now)
-            self.routing.ready(session.node_id, now=now)
+            self.exchange.asking.confirmed(session.node_id)
+            self.sessions.confirm(session, now)
 
     def _inband(self, neighbour: Neighbour, message: inband.Message, now: float) -> None:
         if isinstance(message, inband.SetupOk):
@@ -638,7 +446,8 @@ class Anchor:
         elif isinstance(message, inband.Teardown):
             ours = self.routing.torn_down(neighbour, message.route_id, now)
         elif isinstance(message, inband.LabelUnknown) and message.label == LABEL_HERE:
-            ours = self._forgotten_by(neighbour, now)
+            self.sessions.forgotten_by(neighbour.node_id, now)
+            ours = True
         elif isinstance(message, inband.Flood):
             self.flooding.received(neighbour, message, now)
             ours = True
@@ -648,13 +457,6 @@ class Anchor:
             ours = False
         if not ours:
             self.relay.received(neighbour, message, now)
-
-    def _forgotten_by(self, neighbour: Neighbour, now: float) -> bool:
-        """*neighbour* does not know our stream to it; while the Open is under way that is fine."""
-        session = self.sessions.get(neighbour.node_id)
-        if session is not None and now - session.opened > OPEN_DEADLINE_S:
-            self._close(session, "forgotten by the peer", now)
-        return True
 
     def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         self.relay.neighbour_up(neighbour, now)
@@ -681,11 +483,7 @@ class Anchor:
     # Idleness
 
     def _keep_house(self, now: float) -> None:
-        for session in list(self.sessions.values()):
-            self._check_session(session, now)
-        for successor in list(self._successors.values()):
-            if now - successor.opened > UNCONFIRMED_S:
-                self._give_up_successor(successor.node_id)
+        self.sessions.keep_house(now)
         self.routing.drop_idle(now)
         self.relay.drop_idle(now)
         self.egress.drop_idle(now)
@@ -699,20 +497,3 @@ class Anchor:
             self.neighbours.drop(neighbour, "certificate ended", now=now)
         elif not in_use and now - neighbour.last_data > TETHER_IDLE_S:
             self.neighbours.drop(neighbour, "idle", now=now)
-
-    def _check_session(self, session: Session, now: float) -> None:
-        sent_s, received_s = now - session.last_sent, now - session.last_received
-        reach: Reach | None = self.routing.get(session.node_id)
-        since = reach.without_route_since if reach is not None else None
-        if self.wall(now) >= session.peer.certificate.not_after:
-            self._close(session, "certificate ended", now)
-        elif not session.confirmed and now - session.opened > UNCONFIRMED_S:
-            self._close(session, "not confirmed", now)
-        elif since is not None and min(now - since, received_s) > NO_ROUTE_S:
-            self._close(session, "no route", now)
-        elif sent_s > STREAM_IDLE_S and received_s > INBOUND_IDLE_S:
-            self._close(session, "idle", now)
-        elif sent_s > STREAM_IDLE_S:
-            # Our stream is over; the peer's to us is its own affair.
-            self.egress.unbind(session, now=now)
-            self.routing.release(session.node_id)

@@ -20,7 +20,6 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from conflux.anchor import handshake
-from conflux.anchor.exchange import Established
 from conflux.anchor.handshake import Secrets, Standing, StreamKeys, message_ref
 from conflux.anchor.identity import (
     GRANT_CONTEXT,
@@ -32,6 +31,7 @@ from conflux.anchor.identity import (
 )
 from conflux.anchor.node import Anchor
 from conflux.anchor.seal import hkdf_expand, hkdf_extract, seal
+from conflux.anchor.step import Established
 from conflux.anchor.stream import OutStream
 from conflux.api import (
     MAX_MESSAGE_BYTES,

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from conflux.anchor import exchange, handshake
-from conflux.anchor.exchange import MAX_ANSWERED, MAX_PER_SENDER
+from conflux.anchor import asking, handshake
+from conflux.anchor.answering import MAX_ANSWERED, MAX_PER_SENDER
+from conflux.anchor.grants import GUARDIAN_HANDLE
 from conflux.anchor.handshake import Standing, make_ask
 from conflux.anchor.identity import Identity, address_tag, node_tag, relay_tag
-from conflux.anchor.node import GUARDIAN_HANDLE
 from conflux.anchor.relay import MAX_ROUTES_PER_NEIGHBOUR, MAX_WAITING_PER_NEIGHBOUR
 from conflux.anchor.route import RELAY_ASKS
 from conflux.api import Layout, Router
@@ -316,7 +316,8 @@ def test_a_flood_of_asks_stays_within_bounds_and_honest_peers_get_through(pair):
             message = ask_of(me, target, network)
             network.channel.publish(handle, address_tag(plane_key, address), message)
         network.run(0.01)
-        held = len(right.anchor.exchange._answered) + len(right.anchor.exchange._working)
+        answering = right.anchor.exchange.answering
+        held = len(answering._answered) + len(answering._working)
         peak = max(peak, held)
         if tick == 200:
             ping = pair.left.ping(right)
@@ -326,7 +327,7 @@ def test_a_flood_of_asks_stays_within_bounds_and_honest_peers_get_through(pair):
     assert ping.answers == 1
     assert right.anchor.counters["control_over_rate"] > 1_000
     network.run(120)
-    assert len(right.anchor.exchange._answered) == len(right.anchor.exchange._working) == 0
+    assert len(answering._answered) == len(answering._working) == 0
     assert network.underlay.tethers("right") == []  # none of the offers stayed behind
 
 
@@ -364,7 +365,7 @@ def test_an_ask_for_another_ones_address_is_dropped(pair):
     tag = address_tag(network.guardian.plane_key, right.address.packed)
     network.channel.publish(b"h" * 16, tag, ask_of(me, target, network))
     network.run(1)
-    assert not right.anchor.exchange._working
+    assert not right.anchor.exchange.answering._working
     assert network.channel.count(Kind.ANSWER) == 0
 
 
@@ -389,7 +390,7 @@ def test_asks_forged_in_a_peers_name_do_not_keep_a_pair_apart(pair):
 @pytest.mark.parametrize("changes", [{"suite": 2}, {"auth_level": AuthLevel.HANDSHAKE}])
 def test_an_answer_that_lowers_what_was_asked_for_is_refused(pair, monkeypatch, changes):
     """A node that answers with less than was asked for, properly signed."""
-    pair.left.anchor.exchange._auth_level = AuthLevel.CHECKPOINT
+    pair.left.anchor.exchange._use.auth_level = AuthLevel.CHECKPOINT
     honest = handshake.Answer
 
     def lowered(**fields):
@@ -498,7 +499,7 @@ def test_a_router_that_weighs_sends_flows_where_it_says(relayed):
 
 
 def test_the_constants_of_the_exchange_are_those_of_the_page():
-    assert (exchange.MAX_ASKED, MAX_ANSWERED, MAX_PER_SENDER) == (256, 1_024, 4)
+    assert (asking.MAX_ASKED, MAX_ANSWERED, MAX_PER_SENDER) == (256, 1_024, 4)
 
 
 def test_an_address_is_told_to_nobody_who_asks_for_a_tether(pair):
@@ -537,7 +538,7 @@ def test_set_ups_to_made_up_nodes_do_not_use_up_a_relays_own_asks(relayed):
             Setup(number.to_bytes(16, "big"), 90, (*path_head, nowhere)).encode()
         )
     network.run(0.5)
-    assert len(relay.anchor.exchange._asked) <= MAX_WAITING_PER_NEIGHBOUR + RELAY_ASKS
+    assert len(relay.anchor.exchange.asking._asked) <= MAX_WAITING_PER_NEIGHBOUR + RELAY_ASKS
     friend = network.add_node("friend", teams=["ops"])
     network.guardian.attach(relay.name, "ops")
     network.run(1)

@@ -360,7 +360,7 @@ def test_a_relay_dies_while_new_keys_are_made(seed):
     bulk = Bulk(network, left, right)
     bulk.run(1)
     first = left.anchor.sessions[right.node_id]
-    left.anchor._rekey(first, network.now())
+    left.anchor.sessions.rekey(first, network.now())
     bulk.run(0.01 * seed)
     in_use(left, right, relays).crash()
     bulk.run(3)

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from conflux.anchor import node as anchor_node
+from conflux.anchor import sessions
 from conflux.anchor.guard import MAX_HELD_BYTES, MAX_UNCOVERED
 from conflux.anchor.notary import BUSY_S, COVER_S, QUIET_S
 from conflux.anchor.stream import REKEY_S, OutStream
@@ -70,7 +70,7 @@ def stolen(monkeypatch):
             keys[stream_keys.stream_id] = stream_keys
             super().__init__(stream_keys, now=now)
 
-    monkeypatch.setattr(anchor_node, "OutStream", Leaky)
+    monkeypatch.setattr(sessions, "OutStream", Leaky)
     return keys
 
 

@@ -1,0 +1,309 @@
+"""Sessions: the pair of streams with each peer, from the end of a handshake to their own.
+
+    established ──► in use ──────────────────► closed: idle, no route, team changed, forged ...
+        └─ we asked, while another is in use:
+           successor ──first frame──► in use    the one before: retired, opens frames for 10 s more
+               └─12 s─► given up
+
+A successor takes over once the peer has shown that it has the keys: make before break.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from conflux.anchor.egress import Egress
+from conflux.anchor.handshake import Standing
+from conflux.anchor.identity import Peer, node_tag
+from conflux.anchor.ingress import Ingress
+from conflux.anchor.packet_auth import PacketAuth
+from conflux.anchor.resend import Resender
+from conflux.anchor.route import Reach, Routing
+from conflux.anchor.step import OPEN_DEADLINE_S, Established
+from conflux.anchor.stream import REKEY_S, InStream, OutStream, Session
+from conflux.anchor.tether import Neighbours
+from conflux.anchor.timers import Timers
+from conflux.anchor.world import World
+from conflux.api import NodeId
+from conflux.wire.control import Purpose
+from conflux.wire.credentials import TeamKey
+
+STREAM_IDLE_S = 60.0
+INBOUND_IDLE_S = 90.0
+"""Longer than STREAM_IDLE_S: the sender forgets first, so that nobody sends into the void."""
+NO_ROUTE_S = 10.0
+"""A session that no route reaches for this long is closed: the peer may have started anew."""
+SUPERSEDED_S = OPEN_DEADLINE_S
+"""How long a replaced inbound stream still opens frames: the peer may not know yet."""
+REKEY_TURN_S = 10.0
+"""How much later the greater NodeId begins to rekey, if the smaller one has not."""
+REKEY_RETRY_S = 10.0
+AT_ONCE_S = 15.0
+"""Two handshakes of one pair within this time: the one asked for later stands, at both ends."""
+UNCONFIRMED_S = 12.0
+"""A session whose peer sent no frame for this long is closed: it did not get our Open."""
+
+
+class Sessions(Mapping[NodeId, Session]):
+    """Every session of a node; as a mapping, those in use, by the peer's NodeId.
+
+    *rekey(session, now)* begins a handshake with the session's peer inside its stream.
+    """
+
+    def __init__(
+        self,
+        standing: Callable[[], Standing],
+        world: World,
+        timers: Timers,
+        wall: Callable[[float], float],
+        counters: Counter[str],
+        *,
+        egress: Egress,
+        ingress: Ingress,
+        packet_auth: PacketAuth,
+        resender: Resender,
+        routing: Routing,
+        neighbours: Neighbours,
+        rekey: Callable[[Session, float], None],
+    ) -> None:
+        self._standing = standing
+        self._world = world
+        self._timers = timers
+        self._wall = wall
+        self._counters = counters
+        self._egress = egress
+        self._ingress = ingress
+        self._packet_auth = packet_auth
+        self._resender = resender
+        self._routing = routing
+        self._neighbours = neighbours
+        self._rekey = rekey
+        self._in_use: dict[NodeId, Session] = {}
+        self._by_tag: dict[bytes, Session] = {}
+        self._successors: dict[NodeId, Session] = {}
+
+    def __getitem__(self, node: NodeId) -> Session:
+        return self._in_use[node]
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._in_use)
+
+    def __len__(self) -> int:
+        return len(self._in_use)
+
+    def all(self) -> list[Session]:
+        """Those in use; the list stays as it is while sessions open and close."""
+        return list(self._in_use.values())
+
+    def by_tag(self, tag: bytes) -> Session | None:
+        """The session in use with the node of this pseudonym."""
+        return self._by_tag.get(tag)
+
+    # Opening
+
+    def established(self, done: Established, now: float) -> None:
+        """A handshake ended: open its session, unless it is out of date or loses to another."""
+        if done.purpose is Purpose.TETHER:
+            return
+        if not self._may_talk(done):
+            self._egress.refused(done.peer.covers, now)
+            return
+        session = self._open(done, now)
+        if session.inbound is not None:
+            self._ingress.add(session.inbound)
+        former = self.get(session.node_id)
+        if former is not None and former.order > session.order and now - former.opened < AT_ONCE_S:
+            self._retire(session, now)
+            return
+        if former is not None and done.asked and former.confirmed:
+            self._give_up_successor(session.node_id)
+            self._successors[session.node_id] = session
+            self._egress.answered(session.peer.covers)
+            return
+        self._take_over(session, now)
+        if not done.asked:
+            self._greet(session, now)
+        self._close_older_starts(done.peer, now)
+        addresses = done.peer.certificate.addresses
+        self._world.stream_opened(session.node_id, str(addresses[0].ip) if addresses else "")
+
+    def confirm(self, session: Session, now: float) -> None:
+        """A frame proved that the peer has the keys: a successor takes over."""
+        session.confirmed = True
+        if self._successors.get(session.node_id) is session:
+            del self._successors[session.node_id]
+            self._take_over(session, now)
+        self._routing.ready(session.node_id, now=now)
+
+    def _may_talk(self, done: Established) -> bool:
+        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
+        if not self._are_ours(done.teams):
+            self._counters["team_changed_meanwhile"] += 1
+            return False
+        mine = done.peer.certificate
+        for session in self.values():
+            other = session.peer.certificate
+            if other.conflux_id == mine.conflux_id and other.serial > mine.serial:
+                self._counters["peer_superseded"] += 1
+                return False
+        return True
+
+    def _open(self, done: Established, now: float) -> Session:
+        ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
+        if not done.asked:
+            ours, theirs = theirs, ours
+        session = Session(
+            peer=done.peer,
+            teams=done.teams,
+            suite=done.suite,
+            auth_level=done.auth_level,
+            tag=node_tag(self._standing().grant.plane_key, done.peer.node_id),
+            transcript=done.secrets.transcript,
+            out=OutStream(ours, now=now),
+            opened=now,
+            last_sent=now,
+            last_received=now,
+            order=done.order,
+            # Who answered has seen the Open; who asked waits for the first frame.
+            confirmed=not done.asked,
+        )
+        session.inbound = InStream(theirs, session)
+        self._packet_auth.watch(session)
+        return session
+
+    def _take_over(self, session: Session, now: float) -> None:
+        """From now on packets to the peer go out under *session*."""
+        former = self.get(session.node_id)
+        self._in_use[session.node_id] = self._by_tag[session.tag] = session
+        self._egress.bind(session, now=now)
+        if former is not None:
+            self._retire(former, now)
+        turn_s = 0.0 if self._standing().node_id < session.node_id else REKEY_TURN_S
+        self._timers.at(now + REKEY_S + turn_s, lambda now: self.rekey(session, now))
+
+    def _close_older_starts(self, peer: Peer, now: float) -> None:
+        mine = peer.certificate
+        for session in self.all():
+            other = session.peer.certificate
+            if other.conflux_id != mine.conflux_id or session.node_id == peer.node_id:
+                continue
+            self.close(session, "peer started anew", now)
+            neighbour = self._neighbours.get(session.node_id)
+            if neighbour is not None:
+                self._neighbours.drop(neighbour, "peer started anew", now=now)
+
+    # Greeting
+
+    def greet_again(self, node: NodeId, now: float) -> None:
+        """The peer repeats its Open: our first frame was lost."""
+        session = self.get(node)
+        if session is not None:
+            self._greet(session, now)
+
+    def reachable(self, reach: Reach, now: float) -> None:
+        """There is a route: greet who waits for it."""
+        session = self.get(reach.node_id)
+        if session is not None and session.owes_greeting:
+            self._greet(session, now)
+
+    def _greet(self, session: Session, now: float) -> None:
+        """Show the peer by an empty frame that we hold the keys, as soon as there is a way."""
+        reach = self._routing.want(session.peer, is_ready=True, now=now)
+        session.owes_greeting = not self._egress.greet(session, reach, now=now)
+
+    # New keys
+
+    def rekey(self, session: Session, now: float) -> None:
+        """Begin a new handshake inside the stream; what is idle is left to dissolve."""
+        idle_s = now - max(session.last_sent, session.last_received)
+        if session.closed or idle_s > STREAM_IDLE_S or self._is_rekeying(session):
+            return
+        self._rekey(session, now)
+        self._timers.at(now + REKEY_RETRY_S, lambda now: self.rekey(session, now))
+
+    def _is_rekeying(self, session: Session) -> bool:
+        return session.node_id in self._successors
+
+    def check_teams(self, now: float) -> None:
+        """There is a new grant: close sessions whose common teams are not all still ours."""
+        for session in self.all():
+            if not self._are_ours(session.teams):
+                self.close(session, "team changed", now)
+
+    def _are_ours(self, teams: Sequence[TeamKey]) -> bool:
+        ours = {(team.team_id, team.key) for team in self._standing().grant.teams}
+        return all((team.team_id, team.key) in ours for team in teams)
+
+    # Closing
+
+    def close(self, session: Session, reason: str, now: float) -> None:
+        """End *session*, and the successor that it may have. Twice is fine."""
+        if session.closed:
+            return
+        session.closed = True
+        self._resender.forget(session)
+        self._forget_streams(session)
+        self._in_use.pop(session.node_id, None)
+        self._by_tag.pop(session.tag, None)
+        self._give_up_successor(session.node_id)
+        self._routing.release(session.node_id)
+        self._egress.unbind(session, now=now)
+        self._world.stream_closed(session.node_id, reason)
+
+    def distrust(self, session: Session, reason: str, now: float) -> None:
+        """Close *session*, and the one that replaced it if there is one."""
+        self._forget_streams(session)
+        current = self.get(session.node_id)
+        if current is not None:
+            self.close(current, reason, now)
+
+    def forgotten_by(self, node: NodeId, now: float) -> None:
+        """*node* does not know our stream to it; while the Open is under way that is fine."""
+        session = self.get(node)
+        if session is not None and now - session.opened > OPEN_DEADLINE_S:
+            self.close(session, "forgotten by the peer", now)
+
+    def _retire(self, former: Session, now: float) -> None:
+        """A new session took over: the old inbound stream stays for what is on its way."""
+        former.closed = True
+        self._packet_auth.finish(former, now)
+        self._timers.at(now + SUPERSEDED_S, lambda _: self._forget_streams(former))
+
+    def _give_up_successor(self, node: NodeId) -> None:
+        successor = self._successors.pop(node, None)
+        if successor is not None:
+            successor.closed = True
+            self._forget_streams(successor)
+
+    def _forget_streams(self, session: Session) -> None:
+        self._packet_auth.release(session)
+        if session.inbound is not None:
+            self._ingress.remove(session.inbound)
+
+    # Idleness
+
+    def keep_house(self, now: float) -> None:
+        """Close what is idle, out of reach, unconfirmed, or past its certificate."""
+        for session in self.all():
+            self._check(session, now)
+        for successor in list(self._successors.values()):
+            if now - successor.opened > UNCONFIRMED_S:
+                self._give_up_successor(successor.node_id)
+
+    def _check(self, session: Session, now: float) -> None:
+        sent_s, received_s = now - session.last_sent, now - session.last_received
+        reach = self._routing.get(session.node_id)
+        since = reach.without_route_since if reach is not None else None
+        if self._wall(now) >= session.peer.certificate.not_after:
+            self.close(session, "certificate ended", now)
+        elif not session.confirmed and now - session.opened > UNCONFIRMED_S:
+            self.close(session, "not confirmed", now)
+        elif since is not None and min(now - since, received_s) > NO_ROUTE_S:
+            self.close(session, "no route", now)
+        elif sent_s > STREAM_IDLE_S and received_s > INBOUND_IDLE_S:
+            self.close(session, "idle", now)
+        elif sent_s > STREAM_IDLE_S:
+            # Our stream is over; the peer's to us is its own affair.
+            self._egress.unbind(session, now=now)
+            self._routing.release(session.node_id)
