@@ -7,6 +7,7 @@
 
     [plugins]                       # pins: kind = driver name
     router = "static"               # VEILNET_PLUGIN_ROUTER
+    tether = ["udp", "webrtc"]      # VEILNET_PLUGIN_TETHER, "udp,webrtc": these only, best first
 
     [plugin.router.static]          # one driver's own settings
     tolerance_s = 0.01
@@ -22,7 +23,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -52,10 +53,16 @@ class Config:
     mtu_bytes: int = 1500
     log_format: str = "text"
     packet_auth: str = "checkpoint"
-    pins: Mapping[Kind, str] = field(default_factory=dict)
-    """The driver to use of each kind that is not left to priority."""
+    pins: Mapping[Kind, Sequence[str]] = field(default_factory=dict)
+    """The driver to use of each kind that is not left to priority; of tethers several, best first.
+    """
     tables: Mapping[Kind, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
     """Every `[plugin.<kind>.<name>]`; not shown in logs, since a plugin may keep a secret there."""
+
+    def pin(self, kind: Kind) -> str | None:
+        """Return the driver to use of *kind*; None if that is left to priority."""
+        names = self.pins.get(kind)
+        return names[0] if names else None
 
     def settings(self, kind: Kind, name: str) -> Settings:
         """Return the settings of one driver; empty if there are none."""
@@ -125,12 +132,12 @@ class _File:
             if name in self._data
         }
 
-    def pins(self) -> dict[Kind, str]:
+    def pins(self) -> dict[Kind, Sequence[str]]:
         table = self._table("plugins", self._data.get("plugins", {}))
         self._check_keys("plugins", table, list(Kind))
         return {
-            Kind(kind): _driver_name(name, self._place("plugins", kind))
-            for kind, name in table.items()
+            Kind(kind): _driver_names(Kind(kind), names, self._place("plugins", kind))
+            for kind, names in table.items()
         }
 
     def tables(self) -> dict[Kind, dict[str, Settings]]:
@@ -202,7 +209,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _pins_of(environ: Mapping[str, str]) -> dict[Kind, str]:
+def _pins_of(environ: Mapping[str, str]) -> dict[Kind, Sequence[str]]:
     pins = {}
     for variable, name in environ.items():
         if variable.startswith(_PIN_VARIABLE) and name:
@@ -210,15 +217,15 @@ def _pins_of(environ: Mapping[str, str]) -> dict[Kind, str]:
             if kind not in list(Kind):
                 known = [_PIN_VARIABLE + known.upper() for known in Kind]
                 raise UsageError(f"unknown variable {variable}{_did_you_mean(variable, known)}")
-            pins[Kind(kind)] = _driver_name(name, variable)
+            pins[Kind(kind)] = _driver_names(Kind(kind), name, variable)
     return pins
 
 
-def _pins_of_flags(flags: Mapping[str, object]) -> dict[Kind, str]:
+def _pins_of_flags(flags: Mapping[str, object]) -> dict[Kind, Sequence[str]]:
     pins = flags.get("pins") or {}
     if not isinstance(pins, Mapping):
         raise TypeError("the pins of the command line are a mapping")
-    return {Kind(kind): _driver_name(name, f"--{kind}") for kind, name in pins.items()}
+    return {Kind(kind): _driver_names(Kind(kind), name, f"--{kind}") for kind, name in pins.items()}
 
 
 def _named(flags: Mapping[str, object]) -> dict[str, Any]:
@@ -265,12 +272,24 @@ def _packet_auth(value: object, place: str) -> str:
     return value
 
 
+def _driver_names(kind: Kind, value: object, place: str) -> Sequence[str]:
+    """One name; for tethers a list of them, or names with commas between them."""
+    names = value.split(",") if kind is Kind.TETHER and isinstance(value, str) else value
+    if kind is Kind.TETHER and isinstance(names, list) and names:
+        listed = tuple(_driver_name(name, place) for name in names)
+        if len(set(listed)) == len(listed):
+            return listed
+        raise UsageError(f"{place}: {value!r} names a driver twice")
+    return (_driver_name(value, place),)
+
+
 def _driver_name(value: object, place: str) -> str:
-    if not isinstance(value, str) or not _DRIVER_NAME.fullmatch(value):
+    name = value.strip() if isinstance(value, str) else ""
+    if not _DRIVER_NAME.fullmatch(name):
         raise UsageError(
             f"{place}: {value!r} is no driver name: see `veilnet-conflux plugins list`"
         )
-    return value
+    return name
 
 
 _OPTIONS: Mapping[str, tuple[str, Callable[[object, str], Any]]] = {

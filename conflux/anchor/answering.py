@@ -135,16 +135,28 @@ class Answering:
         if not self._is_worth_answering(me, origin, received.ask.purpose, peer, now):
             self._working.pop(ref, None)
             return
-        kinds = [kind for kind in self._use.tether_kinds if kind in received.ask.tether_kinds]
+        kinds = self._use.kinds.common(peer.node_id, received.ask.tether_kinds, now=now)
         # Who asks for a tether alone has none, even if we think that there is one.
         wanted = received.ask.purpose is Purpose.TETHER or not self._use.has_tether(peer.node_id)
-        if kinds and wanted and self._may_offer(origin):
-            self._use.world.offer_tether(
-                kinds[0],
-                lambda tether, _: self._answer(ref, me, received, peer, kinds[0], tether),
-            )
-        else:
+        offerable = kinds if wanted and self._may_offer(origin) else []
+        self._offer(ref, me, received, peer, list(offerable))
+
+    def _offer(
+        self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer, kinds: list[str]
+    ) -> None:
+        """Begin a tether of the first of *kinds* that can be made, and answer with it."""
+        if not kinds:
             self._answer(ref, me, received, peer, "", None)
+            return
+        kind, *others = kinds
+
+        def made(tether: Tether | None, _: float) -> None:
+            if tether is None:
+                self._offer(ref, me, received, peer, others)
+            else:
+                self._answer(ref, me, received, peer, kind, tether)
+
+        self._use.world.offer_tether(kind, made)
 
     def _may_offer(self, origin: bytes) -> bool:
         offered = [answered for answered in self._answered.values() if answered.tether is not None]
@@ -275,6 +287,7 @@ class Answering:
             secrets,
             asked=False,
             order=order_of(pending.received.ask),
+            tether_kind=pending.answer.tether.kind if tether is not None else "",
         )
         self._use.finish(done, tether, opening.tether.data, _nothing, now)
 

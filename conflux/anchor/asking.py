@@ -125,7 +125,7 @@ class Asking:
             target,
             purpose=purpose,
             auth_level=self._use.auth_level,
-            tether_kinds=self._use.tether_kinds,
+            tether_kinds=self._kinds_for(target, now),
             avoid=avoid,
             wall=self._use.wall(now),
         )
@@ -150,6 +150,11 @@ class Asking:
         self._asked[ref] = asked
         self._use.send(in_stream, tag, pending.message, now)
         return True
+
+    def _kinds_for(self, target: Target, now: float) -> Sequence[str]:
+        if target.kind is not TargetKind.NODE:
+            return self._use.kinds.own
+        return self._use.kinds.to_try(NodeId(target.value), now=now)
 
     def is_asking(self, purpose: Purpose, target: Target) -> bool:
         return any(
@@ -232,14 +237,27 @@ class Asking:
             return
         asked.end()
         offer = received.answer.tether
-        if offer.kind in self._use.tether_kinds and not self._use.has_tether(received.peer.node_id):
+        if offer.kind in self._use.kinds.own and not self._use.has_tether(received.peer.node_id):
             self._use.world.answer_tether(
                 offer.kind,
                 offer.data,
-                lambda tether, _: self._open(asked, me, received, tether),
+                lambda tether, now: self._tether_made(asked, me, received, tether, now),
             )
         else:
             self._open(asked, me, received, None)
+
+    def _tether_made(
+        self,
+        asked: _Asked,
+        me: Standing,
+        received: ReceivedAnswer,
+        tether: Tether | None,
+        now: float,
+    ) -> None:
+        if tether is None:
+            kind = received.answer.tether.kind
+            self._use.kinds.failed(received.peer.node_id, kind, now=now)
+        self._open(asked, me, received, tether)
 
     # Open
 
@@ -297,6 +315,7 @@ class Asking:
             secrets,
             asked=True,
             order=order_of(received.pending.ask),
+            tether_kind=answer.tether.kind if tether is not None else "",
         )
         self._use.finish(done, tether, None, opened.stop_repeating, now)
 

@@ -18,6 +18,7 @@ from conflux.anchor.answering import Answering
 from conflux.anchor.asking import Asking
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Peer
+from conflux.anchor.kinds import TetherKinds
 from conflux.anchor.limits import RateLimit
 from conflux.anchor.step import Established, Means, Post
 from conflux.anchor.timers import Timers
@@ -28,6 +29,9 @@ from conflux.wire.control import AuthLevel, Kind
 MESSAGES_PER_S = 20.0
 MESSAGES_BURST = 40.0
 CONNECT_DEADLINE_S = 10.0
+"""How long a tether may take to connect."""
+FALLBACK_DEADLINE_S = 4.0
+"""The same while there is another kind to fall back to."""
 
 
 class Exchange:
@@ -46,11 +50,13 @@ class Exchange:
         post_every_way: Post,
         tether_kinds: Sequence[str],
         has_tether: Callable[[NodeId], bool],
-        join_tether: Callable[[Peer, Tether], Callable[[float], None]],
+        join_tether: Callable[[Peer, Tether, str], Callable[[float], None]],
         on_established: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
+        on_other_kind: Callable[[NodeId, float], None],
         auth_level: AuthLevel,
     ) -> None:
+        self._kinds = TetherKinds(tether_kinds)
         self._use = Means(
             standing=standing,
             world=world,
@@ -60,13 +66,14 @@ class Exchange:
             post=post,
             post_in_stream=post_in_stream,
             post_every_way=post_every_way,
-            tether_kinds=tether_kinds,
+            kinds=self._kinds,
             auth_level=auth_level,
             has_tether=has_tether,
             finish=self._finish,
         )
         self._join_tether = join_tether
         self._on_established = on_established
+        self._on_other_kind = on_other_kind
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
         self.asking = Asking(self._use)
         self.answering = Answering(
@@ -107,26 +114,43 @@ class Exchange:
     ) -> None:
         self.asking.settled(done.purpose, done.peer)
         if tether is not None:
-            joined = self._join_tether(done.peer, tether)
-            self._use.world.connect_tether(
-                tether,
-                done.secrets.tether,
-                remote,
-                deadline_s=CONNECT_DEADLINE_S,
-                then=lambda up, now: self._connected(joined, confirmed, up, now),
-            )
+            self._connect(done, tether, remote, confirmed, now)
         self._on_established(done, now)
 
-    def _connected(
+    def _connect(
         self,
-        joined: Callable[[float], None],
+        done: Established,
+        tether: Tether,
+        remote: bytes | None,
         confirmed: Callable[[], None],
-        up: bool,
         now: float,
     ) -> None:
-        if up:
-            # The tether's secret came out of the handshake: the peer has seen our Open.
-            confirmed()
-            joined(now)
-        else:
-            self._use.counters["tether_failed"] += 1
+        node, kind = done.peer.node_id, done.tether_kind
+        joined = self._join_tether(done.peer, tether, kind)
+
+        def connected(up: bool, now: float) -> None:
+            if up:
+                # The tether's secret came out of the handshake: the peer has seen our Open.
+                confirmed()
+                self._kinds.worked(node, kind)
+                joined(now)
+            else:
+                self._failed(done, now)
+
+        has_other = self._kinds.has_other(node, kind, now=now)
+        self._use.world.connect_tether(
+            tether,
+            done.secrets.tether,
+            remote,
+            deadline_s=FALLBACK_DEADLINE_S if has_other else CONNECT_DEADLINE_S,
+            then=connected,
+        )
+
+    def _failed(self, done: Established, now: float) -> None:
+        """No tether of this kind connects the two: whoever asked asks for another kind."""
+        self._use.counters["tether_failed"] += 1
+        node, kind = done.peer.node_id, done.tether_kind
+        has_other = self._kinds.has_other(node, kind, now=now)
+        self._kinds.failed(node, kind, now=now)
+        if has_other and done.asked and not self._use.has_tether(node):
+            self._on_other_kind(node, now)

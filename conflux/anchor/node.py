@@ -105,6 +105,7 @@ class Anchor:
             join_tether=self.neighbours.join,
             on_established=self._established,
             on_opened_again=self._opened_again,
+            on_other_kind=self._ask_node,
             auth_level=auth_level,
         )
         self.flooding = Flooding(

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from conflux.anchor.handshake import Secrets, Standing
 from conflux.anchor.identity import Peer
+from conflux.anchor.kinds import TetherKinds
 from conflux.anchor.seal import HybridKey
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.world import World
@@ -27,7 +28,7 @@ Post = Callable[[bytes, bytes, float], None]
 
 @dataclass(slots=True, eq=False)
 class Established:
-    """A finished handshake. `tether` is still connecting, if there is one at all."""
+    """A finished handshake. Its tether is still connecting, if there is one at all."""
 
     purpose: Purpose
     peer: Peer
@@ -39,6 +40,8 @@ class Established:
     """Whether this node asked: which of the two streams is its own."""
     order: tuple[int, bytes]
     """When it was asked for, and the Ask's nonce: of two handshakes both ends prefer one."""
+    tether_kind: str = ""
+    """The kind of the tether that was agreed on, if any."""
 
 
 class Finish(Protocol):
@@ -70,7 +73,7 @@ class Means:
     post: Post
     post_in_stream: Post
     post_every_way: Post
-    tether_kinds: Sequence[str]
+    kinds: TetherKinds
     auth_level: AuthLevel
     has_tether: Callable[[NodeId], bool]
     finish: Finish

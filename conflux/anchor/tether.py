@@ -61,6 +61,8 @@ class Neighbour:
 
     peer: Peer
     tethers: list[Tether]
+    kinds: dict[Tether, str]
+    """Of what kind each of the tethers is."""
     last_heard: float
     last_data: float
     labels: dict[int, Hop] = field(default_factory=dict)
@@ -84,6 +86,11 @@ class Neighbour:
     def node_id(self) -> NodeId:
         return self.peer.node_id
 
+    @property
+    def kind(self) -> str:
+        """The kind of the tether that carries."""
+        return self.kinds[self.tethers[-1]] if self.tethers else ""
+
     def send(self, message: bytes | bytearray | memoryview) -> bool:
         """Send on the datagram lane; False if it did not fit."""
         if not self.tethers or not self.tethers[-1].send((message,)):
@@ -94,6 +101,11 @@ class Neighbour:
     def send_inband(self, message: inband.Message) -> bool:
         """Send on the reliable lane; False if it did not fit."""
         return bool(self.tethers) and self.tethers[-1].send_reliable(message.encode())
+
+    def remove(self, tether: Tether) -> Tether:
+        self.tethers.remove(tether)
+        del self.kinds[tether]
+        return tether
 
     def stats(self) -> TetherStats:
         return self.tethers[-1].stats() if self.tethers else TetherStats()
@@ -160,12 +172,12 @@ class Neighbours:
     def all(self) -> list[Neighbour]:
         return list(self._by_id.values())
 
-    def join(self, peer: Peer, tether: Tether) -> Callable[[float], None]:
+    def join(self, peer: Peer, tether: Tether, kind: str) -> Callable[[float], None]:
         """Take in *tether*'s messages; return what to call, with the time, once it is connected.
 
         The far end may know of the connection first: what it sends at once is kept until then.
         """
-        lane = _Lane(self, tether)
+        lane = _Lane(self, tether, kind)
         tether.attach(lane.datagram, lane.reliable, lane.closed)
         return lambda now: self._joined(lane, peer, now)
 
@@ -173,14 +185,17 @@ class Neighbours:
         neighbour = self._by_id.get(peer.node_id)
         is_new = neighbour is None
         if neighbour is None:
-            neighbour = Neighbour(peer, [lane.tether], last_heard=now, last_data=now)
+            neighbour = Neighbour(
+                peer, [lane.tether], {lane.tether: lane.kind}, last_heard=now, last_data=now
+            )
             self._by_id[peer.node_id] = neighbour
         else:
             neighbour.peer = peer
             neighbour.tethers.append(lane.tether)
+            neighbour.kinds[lane.tether] = lane.kind
             neighbour.last_heard = now
             if len(neighbour.tethers) > MAX_TETHERS:
-                neighbour.tethers.pop(0).close()
+                neighbour.remove(neighbour.tethers[0]).close()
         lane.neighbour = neighbour
         if is_new:
             self._probe(neighbour, now)
@@ -198,6 +213,7 @@ class Neighbours:
         for tether in neighbour.tethers:
             tether.close()
         neighbour.tethers.clear()
+        neighbour.kinds.clear()
         self._on_down(neighbour, reason, now)
 
     def answer_probe(self, neighbour: Neighbour, message: memoryview) -> None:
@@ -254,7 +270,7 @@ class Neighbours:
     def tether_closed(self, neighbour: Neighbour, tether: Tether, reason: str) -> None:
         if tether not in neighbour.tethers:
             return
-        neighbour.tethers.remove(tether)
+        neighbour.remove(tether)
         if not neighbour.tethers:
             self.drop(neighbour, reason, now=self._now())
 
@@ -308,7 +324,7 @@ class Neighbours:
         if len(neighbour.tethers) < 2:
             self.drop(neighbour, "no answer", now=now)
             return
-        neighbour.tethers.pop().close()
+        neighbour.remove(neighbour.tethers[-1]).close()
         neighbour.unanswered = 0
         self.heard(neighbour, now)
 
@@ -316,10 +332,11 @@ class Neighbours:
 class _Lane:
     """Where one tether's messages go: kept while it connects, to its neighbour afterwards."""
 
-    __slots__ = ("_early", "_early_bytes", "_neighbours", "neighbour", "tether")
+    __slots__ = ("_early", "_early_bytes", "_neighbours", "kind", "neighbour", "tether")
 
-    def __init__(self, neighbours: Neighbours, tether: Tether) -> None:
+    def __init__(self, neighbours: Neighbours, tether: Tether, kind: str) -> None:
         self.tether = tether
+        self.kind = kind
         self.neighbour: Neighbour | None = None
         self._neighbours = neighbours
         self._early: list[tuple[Callable[[memoryview], None], bytes]] = []

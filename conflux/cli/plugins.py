@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def list_plugins(
 def _survey(registry: Registry, config: Config, *, verbose: bool) -> dict[str, Any]:
     from conflux.api import API_VERSION, Kind
 
-    kinds = {str(kind): _choice(registry, kind, config.pins.get(kind)) for kind in Kind}
+    kinds = {str(kind): _choice(registry, kind, config.pins.get(kind, ())) for kind in Kind}
     reports = sorted(registry.reports, key=lambda report: (report.name, report.dist))
     return {
         "api": "{}.{}".format(*API_VERSION),
@@ -75,7 +75,7 @@ def _survey(registry: Registry, config: Config, *, verbose: bool) -> dict[str, A
                 "capabilities": sorted(candidate.info.capabilities),
                 "usable": not candidate.objection,
                 "reason": candidate.objection,
-                "chosen": candidate.info.name == kinds[str(kind)]["chosen"],
+                "chosen": candidate.info.name in kinds[str(kind)]["chosen"].split(", "),
             }
             for kind in Kind
             for candidate in registry.candidates(kind)
@@ -83,15 +83,19 @@ def _survey(registry: Registry, config: Config, *, verbose: bool) -> dict[str, A
     }
 
 
-def _choice(registry: Registry, kind: Kind, pinned: str | None) -> dict[str, str]:
-    """What a node would use of *kind*, or why it could not choose."""
-    from conflux.api import UsageError
+def _choice(registry: Registry, kind: Kind, pinned: Sequence[str]) -> dict[str, str]:
+    """What a node would use of *kind*, or why it could not choose. Of tethers it uses all."""
+    from conflux.api import Kind, UsageError
 
+    chosen, reason = "", ""
     try:
-        chosen, reason = registry.select(kind, pinned).name, ""
+        if kind is Kind.TETHER:
+            chosen = ", ".join(info.name for info in registry.select_all(kind, pinned))
+        else:
+            chosen = registry.select(kind, pinned[0] if pinned else None).name
     except UsageError as error:
-        chosen, reason = "", str(error)
-    return {"chosen": chosen, "pinned": pinned or "", "reason": reason}
+        reason = str(error)
+    return {"chosen": chosen, "pinned": ", ".join(pinned), "reason": reason}
 
 
 def _as_text(survey: dict[str, Any]) -> str:
@@ -112,7 +116,7 @@ def _as_text(survey: dict[str, Any]) -> str:
 
 def _rows(survey: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     for driver in survey["drivers"]:
-        pinned = survey["kinds"][driver["kind"]]["pinned"] == driver["name"]
+        pinned = driver["name"] in survey["kinds"][driver["kind"]]["pinned"].split(", ")
         verdict = driver["reason"] or ("usable, pinned" if pinned else "usable")
         mark = "*" if driver["chosen"] else ""
         yield (

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,16 @@ class Registry:
                 f"choose one with {_how_to_pin(kind, first.name)}"
             )
         return first
+
+    def select_all(self, kind: Kind, pinned: Sequence[str] = ()) -> list[DriverInfo]:
+        """Return the pinned drivers in their order, else every usable one, best first.
+
+        Raises as `select` does; drivers behind the best one may be equally good.
+        """
+        if pinned:
+            return [self._select_pinned(kind, name, frozenset()) for name in pinned]
+        self.select(kind)
+        return [found.info for found in self.candidates(kind) if not found.objection]
 
     def create(
         self,

@@ -12,21 +12,22 @@ from conflux.api import (
     CryptoDriver,
     Kind,
     Router,
-    TetherDriver,
     TunDriver,
 )
 from conflux.config import Config
 from conflux.registry import Registry
+from conflux.runtime.tethers import Tethers
 
-NEEDED = (Kind.TUN, Kind.ROUTER, Kind.CRYPTO, Kind.AUTH, Kind.CONTROL, Kind.TETHER)
+NEEDED = (Kind.TUN, Kind.ROUTER, Kind.CRYPTO, Kind.AUTH, Kind.CONTROL)
+"""One driver of each; of tethers there may be several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drivers:
-    """One of each kind that a node needs, and their names by kind."""
+    """What a node needs of each kind, and the names by kind."""
 
     tun: TunDriver
-    tether: TetherDriver
+    tethers: Tethers
     crypto: CryptoDriver
     router: Router
     auth: AuthDriver
@@ -35,27 +36,30 @@ class Drivers:
 
 
 def bind(registry: Registry, config: Config) -> Drivers:
-    """Choose and make every driver. Raises UsageError, with what to do, for the first that lacks.
+    """Choose every driver and make it, but for tethers, which are made once they start.
 
-    Cheap kinds come first, so that a mistake shows before anything heavy is imported.
+    Raises UsageError, with what to do, for the first that lacks.
     """
     made: dict[str, Any] = {}
     names: dict[str, str] = {}
     for kind in NEEDED:
         info, made[kind.value] = create(registry, config, kind)
         names[kind.value] = info
-    return Drivers(**made, names=names)
+    tethers = Tethers(registry, config)
+    names[Kind.TETHER.value] = ", ".join(tethers.kinds)
+    return Drivers(**made, tethers=tethers, names=names)
 
 
 def check(registry: Registry, config: Config) -> None:
     """Choose every driver and make none: quick. Raises UsageError as `bind` would."""
     for kind in NEEDED:
-        registry.select(kind, config.pins.get(kind))
+        registry.select(kind, config.pin(kind))
+    Tethers(registry, config)
 
 
 def create(registry: Registry, config: Config, kind: Kind) -> tuple[str, Any]:
     """Choose and make the driver of one kind; return its name and it. Raises UsageError."""
     info, driver = registry.create(
-        kind, lambda info: config.settings(kind, info.name), config.pins.get(kind)
+        kind, lambda info: config.settings(kind, info.name), config.pin(kind)
     )
     return info.name, driver

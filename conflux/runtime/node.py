@@ -138,7 +138,7 @@ class Node:
                 "waiting for Guardian", lambda: self._log_in(drivers, identity)
             )
             stack.push_async_callback(self._log_out, drivers)
-            await stack.enter_async_context(self._tether_driver(drivers, standing.grant))
+            await stack.enter_async_context(self._tethers(drivers, standing.grant))
             await self._carry(drivers, standing, executor, on_running)
 
     async def _carry(
@@ -149,13 +149,11 @@ class Node:
         on_running: Callable[[], None],
     ) -> None:
         async with asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as stack:
-            kind = drivers.names["tether"]
             world = LiveWorld(
                 tasks,
                 executor,
                 self._registry,
-                drivers.tether,
-                kind,
+                drivers.tethers,
                 on_grant=self._new_grant.put_nowait,
             )
             stack.callback(world.close)
@@ -163,7 +161,7 @@ class Node:
                 standing,
                 world,
                 drivers.router,
-                tether_kinds=[kind],
+                tether_kinds=drivers.tethers.kinds,
                 auth_level=AuthLevel[self._launch.config.packet_auth.upper()],
                 now=world.now(),
             )
@@ -193,14 +191,14 @@ class Node:
         self._anchor = None
 
     @contextlib.asynccontextmanager
-    async def _tether_driver(self, drivers: Drivers, grant: Grant) -> AsyncIterator[None]:
-        await drivers.tether.start(
+    async def _tethers(self, drivers: Drivers, grant: Grant) -> AsyncIterator[None]:
+        await drivers.tethers.start(
             TetherConfig(is_overlay=self._is_overlay, ice_servers=grant.ice_servers)
         )
         try:
             yield
         finally:
-            await drivers.tether.stop()
+            await drivers.tethers.stop()
 
     @contextlib.asynccontextmanager
     async def _interface(self, drivers: Drivers, grant: Grant) -> AsyncIterator[TunDevice]:

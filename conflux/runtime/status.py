@@ -26,7 +26,7 @@ def status(
         "counters": {},
     }
     if anchor is not None:
-        table["peers"] = [_peer(anchor, session, names) for session in anchor.sessions.values()]
+        table["peers"] = [_peer(anchor, session) for session in anchor.sessions.values()]
         table["neighbours"] = [
             {
                 "node_id": neighbour.node_id.hex(),
@@ -34,6 +34,7 @@ def status(
                 "loss": round(neighbour.loss, 4),
                 "sent_bytes": neighbour.sent_bytes,
                 "received_bytes": neighbour.received_bytes,
+                "tether": neighbour.kind,
                 "underlay": neighbour.stats().underlay,
             }
             for neighbour in anchor.neighbours.all()
@@ -68,7 +69,7 @@ def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
     return table
 
 
-def _peer(anchor: Anchor, session: Session, names: Mapping[str, str]) -> dict[str, object]:
+def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
     reach = anchor.routing.get(session.node_id)
     routes = reach.routes if reach is not None else []
     best = max(routes, key=lambda route: route.last_used, default=None)
@@ -78,7 +79,7 @@ def _peer(anchor: Anchor, session: Session, names: Mapping[str, str]) -> dict[st
         "address": str(addresses[0].ip) if addresses else "",
         "path": [node.hex() for node in best.path] if best else [],
         "paths": [[node.hex() for node in route.path] for route in routes],
-        "tether": names.get("tether", ""),
+        "tether": best.neighbour.kind if best else "",
         "rtt_ms": _ms(best.rtt_s) if best else None,
         "loss": _loss(best),
         "cipher_suite": SUITE_NAMES[session.suite],

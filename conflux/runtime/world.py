@@ -23,10 +23,11 @@ from conflux.api import (
     WireError,
 )
 from conflux.registry import Registry
+from conflux.runtime.tethers import Tethers
 from conflux.wire.credentials import Grant
 
 T = TypeVar("T")
-_Begin = Callable[[], Awaitable[Tether]]
+_Begin = Callable[[TetherDriver], Awaitable[Tether]]
 log = logging.getLogger("conflux.node")
 
 
@@ -38,8 +39,7 @@ class LiveWorld:
         tasks: asyncio.TaskGroup,
         executor: Executor,
         registry: Registry,
-        tether_driver: TetherDriver,
-        tether_kind: str,
+        tethers: Tethers,
         *,
         on_grant: Callable[[Grant], None],
     ) -> None:
@@ -47,8 +47,7 @@ class LiveWorld:
         self._tasks = tasks
         self._executor = executor
         self._registry = registry
-        self._tether_driver = tether_driver
-        self._tether_kind = tether_kind
+        self._tethers = tethers
         self._on_grant = on_grant
         self.control: ControlChannel | None = None
         self.tun: TunDevice | None = None
@@ -112,12 +111,12 @@ class LiveWorld:
     # Tethers
 
     def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
-        self._spawn(self._begin(self._tether_driver.offer, then))
+        self._spawn(self._begin(kind, lambda driver: driver.offer(), then))
 
     def answer_tether(
         self, kind: str, offer: bytes, then: Callable[[Tether | None, float], None]
     ) -> None:
-        self._spawn(self._begin(lambda: self._tether_driver.answer(offer), then))
+        self._spawn(self._begin(kind, lambda driver: driver.answer(offer), then))
 
     def connect_tether(
         self,
@@ -136,13 +135,15 @@ class LiveWorld:
         else:
             self._tasks.create_task(work)
 
-    async def _begin(self, begin: _Begin, then: Callable[[Tether | None, float], None]) -> None:
+    async def _begin(
+        self, kind: str, begin: _Begin, then: Callable[[Tether | None, float], None]
+    ) -> None:
         try:
-            tether: Tether | None = await begin()
+            tether: Tether | None = await begin(await self._tethers.get(kind))
         except (TetherError, WireError):
             tether = None
         except Exception:  # a plugin's bug must not stop the node
-            log.exception("the tether driver %s failed", self._tether_kind)
+            log.exception("the tether driver %s failed", kind)
             tether = None
         if tether is not None and self._closed:
             tether.close()
@@ -164,7 +165,7 @@ class LiveWorld:
         except (TetherError, WireError, TimeoutError, Closed):
             up = False
         except Exception:  # a plugin's bug must not stop the node
-            log.exception("the tether driver %s failed", self._tether_kind)
+            log.exception("a tether failed: %s", type(tether).__qualname__)
             up = False
         if not up or self._closed:
             tether.close()

@@ -31,7 +31,7 @@ def conflux_router_driver():
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("VEILNET_PLUGIN_ROUTER", "VEILNET_PLUGIN_TUN"):
+    for variable in ("VEILNET_PLUGIN_ROUTER", "VEILNET_PLUGIN_TUN", "VEILNET_PLUGIN_TETHER"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("VEILNET_CONFIG_DIR", str(tmp_path))
 
@@ -104,3 +104,29 @@ def test_pin_that_cannot_be_met_fails_the_command(
         "the router driver two cannot be used here: needs the moon"
     )
     assert "! the router driver two cannot be used here: needs the moon" in run().stdout
+
+
+TETHERS = """
+from conflux.api import DriverInfo, hookimpl
+
+@hookimpl
+def conflux_tether_driver():
+    return [
+        DriverInfo(name="one", target="x:Y", api=(1, 0), priority=98),
+        DriverInfo(name="two", target="x:Y", api=(1, 0), priority=99),
+    ]
+"""
+
+
+def test_every_usable_tether_is_used_best_first(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(TETHERS, name="pair")
+    code, told = survey()
+    assert code == 0
+    assert told["kinds"]["tether"]["chosen"].split(", ")[:2] == ["two", "one"]
+    assert all(d["chosen"] for d in told["drivers"] if d["kind"] == "tether" and d["usable"])
+    monkeypatch.setenv("VEILNET_PLUGIN_TETHER", "one")
+    _, told = survey()
+    assert told["kinds"]["tether"] == {"chosen": "one", "pinned": "one", "reason": ""}
+    assert [d["name"] for d in told["drivers"] if d["kind"] == "tether" and d["chosen"]] == ["one"]

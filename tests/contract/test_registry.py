@@ -70,6 +70,24 @@ def test_pinned_driver_that_cannot_run_is_an_error_not_a_fallback(registry: Regi
         registry.select(Kind.TUN, "mine")
 
 
+def test_all_usable_drivers_are_given_best_first_or_the_pinned_ones_as_pinned(
+    registry: Registry,
+) -> None:
+    registry.add(
+        describing(
+            driver("low", priority=1),
+            driver("high", priority=9),
+            driver("also-low", priority=1),
+            driver("broken", priority=98, probe=unavailable("no device")),
+        ),
+        name="plugin",
+    )
+    assert [i.name for i in registry.select_all(Kind.TUN)] == ["high", "also-low", "low"]
+    assert [i.name for i in registry.select_all(Kind.TUN, ["low", "high"])] == ["low", "high"]
+    with pytest.raises(Unavailable, match="no device"):
+        registry.select_all(Kind.TUN, ["low", "broken"])
+
+
 def test_unknown_pin_says_what_is_installed(registry: Registry) -> None:
     registry.add(describing(driver("linux"), driver("other")), name="plugin")
     with pytest.raises(UsageError) as caught:

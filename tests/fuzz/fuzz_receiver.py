@@ -281,7 +281,7 @@ class Receiver:
 
     def _join(self, party: Party) -> StubTether:
         tether = StubTether()
-        self.anchor.neighbours.join(party.peer, tether)(0.0)
+        self.anchor.neighbours.join(party.peer, tether, KIND)(0.0)
         return tether
 
     def _befriend(self) -> None:

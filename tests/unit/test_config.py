@@ -42,7 +42,25 @@ def test_each_source_wins_over_the_one_below(tmp_path: Path) -> None:
     for environ, given, expected in cases:
         config = load_config(tmp_path, environ, given)
         assert config.tun_name == expected
-        assert config.pins == {Kind.ROUTER: expected}
+        assert config.pins == {Kind.ROUTER: (expected,)}
+
+
+def test_several_tethers_can_be_pinned_in_order(tmp_path: Path) -> None:
+    from_file = load_config(write(tmp_path, '[plugins]\ntether = ["udp", "webrtc"]\n'), {})
+    assert from_file.pins == {Kind.TETHER: ("udp", "webrtc")}
+    config = load_config(tmp_path, {"VEILNET_PLUGIN_TETHER": "webrtc, udp"})
+    assert config.pins == {Kind.TETHER: ("webrtc", "udp")}
+    assert config.pin(Kind.TETHER) == "webrtc"
+    assert config.pin(Kind.ROUTER) is None
+
+
+@pytest.mark.parametrize("value", ["[]", '["udp", 1]', '["udp", "udp"]', '"udp,"', "1"])
+def test_tethers_that_are_no_names_are_refused(tmp_path: Path, value: str) -> None:
+    assert "DIR/conflux.toml:2:1: " in refusal(tmp_path, f"[plugins]\ntether = {value}\n")
+
+
+def test_of_other_kinds_only_one_driver_can_be_pinned(tmp_path: Path) -> None:
+    assert "no driver name" in refusal(tmp_path, '[plugins]\nrouter = ["one", "two"]\n')
 
 
 def test_every_option_can_come_from_the_file_and_from_a_variable(tmp_path: Path) -> None:

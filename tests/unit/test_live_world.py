@@ -48,11 +48,14 @@ def on_virtual_time(main):
 
 
 class Tethers:
-    """A tether driver that does what the test says."""
+    """Tethers of one driver, which does what the test says."""
 
     def __init__(self, act):
         self.act = act
         self.closed = 0
+
+    async def get(self, kind):
+        return self
 
     async def offer(self):
         return await self.act()
@@ -71,9 +74,7 @@ class Tethers:
 async def living(tethers=None):
     with ThreadPoolExecutor(1) as executor:
         async with asyncio.TaskGroup() as tasks:
-            world = LiveWorld(
-                tasks, executor, Registry(), tethers, "memory", on_grant=lambda grant: None
-            )
+            world = LiveWorld(tasks, executor, Registry(), tethers, on_grant=lambda grant: None)
             yield world
             world.close()
 
@@ -308,9 +309,7 @@ def test_an_alarm_is_a_warning_in_the_log(caplog):
     async def main():
         async with asyncio.TaskGroup() as tasks:
             with ThreadPoolExecutor(1) as executor:
-                world = LiveWorld(
-                    tasks, executor, Registry(), None, "none", on_grant=lambda grant: None
-                )
+                world = LiveWorld(tasks, executor, Registry(), None, on_grant=lambda grant: None)
                 world.alarmed(b"\xab" * 32, "a frame was forged")
 
     asyncio.run(main())

@@ -11,7 +11,7 @@ from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
 from conflux.testing.simnet.clock import Clock
 from conflux.testing.simnet.guardian import HANDLE, SimGuardian
-from conflux.testing.simnet.node import SimNode
+from conflux.testing.simnet.node import TETHER_KIND, SimNode
 from conflux.testing.simnet.underlay import Link, Underlay
 from conflux.wire.control import AuthLevel
 
@@ -61,6 +61,7 @@ class SimNetwork:
         address: str | Sequence[str] = (),
         router: Callable[[], Router] = EqualRouter,
         packet_auth: AuthLevel | None = None,
+        tether_kinds: Sequence[str] = (TETHER_KIND,),
     ) -> SimNode:
         """Add and start a node. Without *address* it gets the next ones of 10.77/16 and fd77::/64.
 
@@ -79,6 +80,7 @@ class SimNetwork:
             addresses,
             router,
             self.packet_auth if packet_auth is None else packet_auth,
+            tether_kinds,
         )
         return node
 

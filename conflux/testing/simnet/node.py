@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING, TypeVar
@@ -64,10 +64,13 @@ class SimNode:
         addresses: Sequence[str],
         router: Callable[[], Router],
         packet_auth: AuthLevel,
+        tether_kinds: Sequence[str],
     ) -> None:
         self.name = name
         self.packet_auth = packet_auth
         """What it offers from its next start on."""
+        self.tether_kinds = tuple(tether_kinds)
+        """The same, best first."""
         self.addresses = [ip_interface(address).ip for address in addresses]
         self.received: list[Arrival] = []
         self.events: list[tuple[float, str]] = []
@@ -77,7 +80,9 @@ class SimNode:
         self.deferred_s = 0.001
         """Virtual time that each piece of deferred work takes."""
         self.makes_tethers = True
-        """Unset: its tether driver fails every time."""
+        """Unset: its tether drivers fail every time."""
+        self.refused_kinds: Collection[str] = ()
+        """Kinds whose driver fails every time."""
         self.is_alive = False
         self._network = network
         self._router = router
@@ -105,7 +110,7 @@ class SimNode:
             standing,
             self,
             self._router(),
-            tether_kinds=(TETHER_KIND,),
+            tether_kinds=self.tether_kinds,
             auth_level=self.packet_auth,
             now=self.now(),
             silence_floor_s=0.0,  # the virtual clock stalls nobody
@@ -253,16 +258,20 @@ class SimNode:
         self._network.clock.after(self.deferred_s, self._in_this_life(run))
 
     def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
-        made = kind == TETHER_KIND and self.makes_tethers
-        tether = self._network.underlay.offer(self.name) if made else None
+        made = self._makes(kind)
+        tether = self._network.underlay.offer(self.name, kind) if made else None
         self._network.clock.after(0.0, self._in_this_life(lambda: then(tether, self.now())))
 
     def answer_tether(
         self, kind: str, offer: bytes, then: Callable[[Tether | None, float], None]
     ) -> None:
-        made = kind == TETHER_KIND and self.makes_tethers
+        made = self._makes(kind)
         tether = self._network.underlay.answer(self.name, offer) if made else None
         self._network.clock.after(0.0, self._in_this_life(lambda: then(tether, self.now())))
+
+    def _makes(self, kind: str) -> bool:
+        refused = kind in self.refused_kinds
+        return self.makes_tethers and kind in self.tether_kinds and not refused
 
     def connect_tether(
         self,

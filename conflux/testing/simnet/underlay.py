@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, Tether, TetherError, TetherStats
@@ -41,6 +41,11 @@ class Link:
     duplicate: float = 0.0
     reorder: float = 0.0
     blocked: bool = False
+    blocked_kinds: Collection[str] = ()
+    """Kinds of tether that do not get through, as UDP behind some firewalls."""
+
+    def stops(self, kind: str) -> bool:
+        return self.blocked or kind in self.blocked_kinds
 
 
 class Underlay:
@@ -62,15 +67,15 @@ class Underlay:
             self._links[key] = replace(self.default)
         return self._links[key]
 
-    def offer(self, owner: str) -> SimTether:
-        return self._make(owner)
+    def offer(self, owner: str, kind: str) -> SimTether:
+        return self._make(owner, kind)
 
     def answer(self, owner: str, offer: bytes) -> SimTether | None:
         """The other end of *offer*; None if there is no such offer or it was answered before."""
         offerer = self._tethers.get(offer)
         if offerer is None or offerer.peer is not None:
             return None
-        tether = self._make(owner)
+        tether = self._make(owner, offerer.kind)
         tether.peer, offerer.peer = offerer, tether
         return tether
 
@@ -84,9 +89,9 @@ class Underlay:
     def forget(self, tether: SimTether) -> None:
         self._tethers.pop(tether.description, None)
 
-    def _make(self, owner: str) -> SimTether:
+    def _make(self, owner: str, kind: str) -> SimTether:
         self._made += 1
-        tether = SimTether(self, owner, _DESCRIPTION + str(self._made).encode())
+        tether = SimTether(self, owner, kind, _DESCRIPTION + str(self._made).encode())
         self._tethers[tether.description] = tether
         return tether
 
@@ -94,8 +99,9 @@ class Underlay:
 class SimTether(Tether):
     """One end. Its node connects it by `begin`: there is no event loop to wait on."""
 
-    def __init__(self, underlay: Underlay, owner: str, description: bytes) -> None:
+    def __init__(self, underlay: Underlay, owner: str, kind: str, description: bytes) -> None:
         self.owner = owner
+        self.kind = kind
         self.description = description
         self.peer: SimTether | None = None
         self.up = False
@@ -143,7 +149,7 @@ class SimTether(Tether):
         if self._secret != peer._secret:
             return
         link = self._link()
-        if link.blocked:
+        if link.stops(self.kind):
             self._underlay.clock.after(RETRY_S, self._meet)
             return
         # One end knows before the other: its first messages come to an end that still connects.
@@ -213,7 +219,7 @@ class SimTether(Tether):
 
     def _send_datagram(self, message: bytes) -> None:
         link, chance = self._link(), self._underlay.chance
-        if link.blocked or chance.random() < link.loss:
+        if link.stops(self.kind) or chance.random() < link.loss:
             return
         for _ in range(2 if chance.random() < link.duplicate else 1):
             self._under_way[False] += len(message)
@@ -225,7 +231,7 @@ class SimTether(Tether):
     def _deliver_datagram(self, message: bytes) -> None:
         self._under_way[False] -= len(message)
         peer = self.peer
-        if peer is not None and not peer.closed and not self._link().blocked:
+        if peer is not None and not peer.closed and not self._link().stops(self.kind):
             self._underlay.on_datagram(self.owner, peer.owner, message)
             peer._on_datagram(memoryview(message))
 
@@ -233,7 +239,7 @@ class SimTether(Tether):
         peer, link = self.peer, self._link()
         if not self._reliable or peer is None or peer.closed:
             return
-        if link.blocked or self._underlay.chance.random() < link.loss:
+        if link.stops(self.kind) or self._underlay.chance.random() < link.loss:
             self._underlay.clock.after(RETRY_S, self._deliver_reliable)
             return
         message = self._reliable.popleft()
@@ -243,7 +249,7 @@ class SimTether(Tether):
         peer._on_reliable(memoryview(message))
 
     def _far_end_closed(self, peer: SimTether) -> None:
-        if self.closed or self._link().blocked:
+        if self.closed or self._link().stops(self.kind):
             return
         if self._then is not None:
             self._finish(up=False)
