@@ -24,6 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from conflux.api import ControlChannel, ControlCredentials
+from conflux.with_parent import with_parent
 from conflux_control_nats.driver import NatsControlDriver
 
 ROUNDS = 15
@@ -182,7 +183,10 @@ def nats_server() -> Iterator[str]:
     program = Path(sys.executable).with_name("nats-server")
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
-            [program, "-a", "127.0.0.1", "-p", "-1"], stderr=subprocess.PIPE, text=True, cwd=folder
+            with_parent([program, "-a", "127.0.0.1", "-p", "-1"]),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
         )
         try:
             assert server.stderr is not None

@@ -24,10 +24,12 @@ def run_node(
     import asyncio
 
     from conflux.config import load_config
+    from conflux.hardening import harden
     from conflux.registry import Registry
     from conflux.runtime import logs
     from conflux.runtime.node import Launch, Node
 
+    hardening = harden()
     flags = {"tun_name": tun_name, "log_format": log_format, "packet_auth": packet_auth}
     given = {name: value for name, value in flags.items() if value is not None}
     config = load_config(folder(config_dir), os.environ, given)
@@ -37,6 +39,7 @@ def run_node(
         membership=membership,
         api_socket=api_socket(config_dir),
         patience_s=patience_s,
+        hardening=hardening,
     )
 
     async def main() -> None:

@@ -28,6 +28,7 @@ def _text(table: Mapping[str, Any]) -> str:
         f"state         {table['state']}",
         f"packet auth   {table['packet_auth']}",
         f"cipher suite  {table['cipher_suite']}",
+        f"hardening     {_hardening(table['hardening'])}",
         "plugins       " + ", ".join(f"{k}={v}" for k, v in sorted(table["plugins"].items())),
         f"relaying      {table['relayed_routes']} routes of others",
         f"peers         {len(table['peers']) or 'none'}",
@@ -42,3 +43,8 @@ def _text(table: Mapping[str, Any]) -> str:
             f"{peer['tether']}  {peer['packet_auth']}  {peer['node_id'][:8]}"
         )
     return "\n".join(lines)
+
+
+def _hardening(table: Mapping[str, Any]) -> str:
+    core = "core dumps possible" if table["core_dumps"] else "no core dumps"
+    return f"{core}, memory {'locked' if table['memory_locked'] else 'not locked'}"

@@ -36,6 +36,7 @@ from conflux.api import (
     WireError,
 )
 from conflux.config import Config
+from conflux.hardening import Hardening
 from conflux.registry import Registry
 from conflux.runtime import status
 from conflux.runtime.drivers import Drivers, bind
@@ -61,12 +62,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What to run. `patience_s` is how long to wait for Guardian and Master at start."""
+    """What to run. `patience_s` is how long to wait for Guardian and Master at start; `hardening`
+    is what was done for this process."""
 
     config: Config
     membership: Membership
     api_socket: Path
     patience_s: float
+    hardening: Hardening
 
 
 class Node:
@@ -108,7 +111,11 @@ class Node:
     def status(self) -> dict[str, object]:
         names = self._drivers.names if self._drivers is not None else {}
         return status.status(
-            self._state, self._anchor, names, packet_auth=self._launch.config.packet_auth
+            self._state,
+            self._anchor,
+            names,
+            packet_auth=self._launch.config.packet_auth,
+            hardening=self._launch.hardening,
         )
 
     def info(self) -> dict[str, object]:
@@ -122,6 +129,8 @@ class Node:
 
     async def _live(self, on_running: Callable[[], None]) -> None:
         launch = self._launch
+        for what in launch.hardening.missing:
+            log.info("%s", what)
         async with contextlib.AsyncExitStack() as stack:
             api = LocalApi(
                 launch.api_socket,

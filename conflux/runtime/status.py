@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from conflux.anchor.handshake import SUITE_1, SUITE_NAMES
 from conflux.anchor.node import Anchor
 from conflux.anchor.route import Route
 from conflux.anchor.stream import Session
+from conflux.hardening import Hardening
 from conflux.runtime.saved import Membership
 
 
 def status(
-    state: str, anchor: Anchor | None, names: Mapping[str, str], *, packet_auth: str
+    state: str,
+    anchor: Anchor | None,
+    names: Mapping[str, str],
+    *,
+    packet_auth: str,
+    hardening: Hardening,
 ) -> dict[str, object]:
     """Return `status --json`: who is reached how, and what was dropped."""
     table: dict[str, object] = {
         "state": state,
         "packet_auth": packet_auth,
         "cipher_suite": SUITE_NAMES[SUITE_1],
+        "hardening": asdict(hardening),
         "plugins": dict(names),
         "peers": [],
         "neighbours": [],

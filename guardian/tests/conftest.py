@@ -28,6 +28,7 @@ from conflux.anchor.identity import (
     open_grant,
 )
 from conflux.wire.credentials import Grant
+from conflux.with_parent import with_parent
 from veilnet_guardian import confluxes, planes, users
 from veilnet_guardian.app import create_app
 from veilnet_guardian.cli import main
@@ -216,9 +217,11 @@ class Server:
 
 def start_server(data_dir: Path, *options: str) -> Server:
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
-        + (["--master-listen", "127.0.0.1:0"] if "--master" not in options else [])
-        + list(options),
+        with_parent(
+            [*COMMAND, "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+            + (["--master-listen", "127.0.0.1:0"] if "--master" not in options else [])
+            + list(options)
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from conflux.hardening import undone_afterwards
+from conflux.with_parent import with_parent
 from veilnet_guardian.cli import main
 from veilnet_guardian.master import find_binary
 
@@ -59,7 +61,8 @@ def alive(pid: int) -> bool:
 
 def failed_start(data_dir: Path, *options: str) -> str:
     """The one line with which a start ends that cannot be."""
-    done = CliRunner().invoke(main, ["serve", "--data-dir", str(data_dir), *options])
+    with undone_afterwards():
+        done = CliRunner().invoke(main, ["serve", "--data-dir", str(data_dir), *options])
     assert isinstance(done.exception, SystemExit)
     assert done.exit_code == 2
     assert done.stdout == ""
@@ -233,7 +236,7 @@ def test_external_nats_with_the_exported_configuration(
     (tmp_path / "veilnet.conf").write_text(server.command("master", "export"))
     (tmp_path / "nats.conf").write_text(f"listen: 127.0.0.1:{port}\ninclude veilnet.conf\n")
     nats_server = subprocess.Popen(
-        [find_binary(), "-c", "nats.conf"],
+        with_parent([find_binary(), "-c", "nats.conf"]),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -24,6 +24,8 @@ import pytest
 from click.testing import CliRunner
 
 from conflux.cli import main
+from conflux.hardening import undone_afterwards
+from conflux.with_parent import with_parent
 from veilnet_guardian import confluxes, planes, registration, users
 from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir
@@ -138,7 +140,7 @@ def serving(data: Path, *options: str) -> Iterator[Guardian]:
     with (
         (data / "log").open("w") as log,
         subprocess.Popen(
-            [*SERVE, "--data-dir", str(data), *options],
+            with_parent([*SERVE, "--data-dir", str(data), *options]),
             stdout=subprocess.PIPE, stderr=log, text=True,
         ) as process,
     ):  # fmt: skip
@@ -208,7 +210,7 @@ class Machine:
         """The same within this process: ten times as quick."""
         environment = self.environment(variables)
         gone = dict.fromkeys(name for name in os.environ if name.startswith("VEILNET_"))
-        with pytest.MonkeyPatch.context() as patch, former_logging():
+        with pytest.MonkeyPatch.context() as patch, former_logging(), undone_afterwards():
             patch.syspath_prepend(self.home / "plugins")
             patch.delitem(sys.modules, "memory_tun", raising=False)
             done = CliRunner().invoke(main, words, env={**gone, **environment})
@@ -221,7 +223,7 @@ class Machine:
     def node(self, *words: str, state: str = "running", **variables: str) -> Iterator[Node]:
         """Type a command that runs a node; wait for its *state*; end it by SIGTERM after use."""
         with subprocess.Popen(
-            [sys.executable, "-m", "conflux", *words],
+            with_parent([sys.executable, "-m", "conflux", *words]),
             env=self.environment(variables), cwd=self.home,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ) as process:  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conflux import lab
+from conflux.with_parent import with_parent
 
 pytestmark = pytest.mark.lab
 
@@ -20,7 +21,7 @@ def test_demo_that_is_ended_early_leaves_no_folder(tmp_path: Path, number: signa
     if lacking := lab.missing():
         pytest.skip("; ".join(lacking))
     demo = subprocess.Popen(
-        [sys.executable, "-m", "conflux", "demo"],
+        with_parent([sys.executable, "-m", "conflux", "demo"]),
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ import pytest
 
 from conflux.api import UsageError
 from conflux.config import Config
+from conflux.hardening import Hardening
 from conflux.registry import Registry
 from conflux.runtime.node import Launch, Node
 from conflux.runtime.saved import Membership
@@ -21,6 +22,7 @@ def check(tmp_path: Path, guardian: str, master: str) -> None:
         membership=Membership(guardian=guardian, conflux_token="-"),
         api_socket=tmp_path / "api.sock",
         patience_s=0,
+        hardening=Hardening(core_dumps=True, memory_locked=False, missing=()),
     )
     grant = SimNetwork(seed=1).add_node("one", teams=["ops"]).anchor.standing.grant
     grant = replace(grant, control=replace(grant.control, urls=[master]))

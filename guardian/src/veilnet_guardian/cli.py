@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("veilnet_guardian")
+
 
 class OneLineErrors(click.Group):
     """Turns every UsageError into one line and its exit code."""
@@ -154,9 +156,17 @@ def serve(
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    from conflux.hardening import harden
     from veilnet_guardian.serve import serve as run
 
-    asyncio.run(run(settings, announce=click.echo))
+    hardening = harden()
+
+    def announce(line: str) -> None:
+        click.echo(line)
+        for what in hardening.missing:
+            log.warning("%s", what)
+
+    asyncio.run(run(settings, announce=announce))
 
 
 @main.group()

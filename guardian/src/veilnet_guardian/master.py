@@ -7,12 +7,12 @@ import json
 import logging
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from shutil import which
 
+from conflux.with_parent import with_parent
 from veilnet_guardian.datadir import write_private
 from veilnet_guardian.errors import GuardianError
 from veilnet_guardian.natsjwt import MasterKeys
@@ -122,11 +122,9 @@ class EmbeddedMaster:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _run_once(self) -> int:
-        launcher = Path(__file__).with_name("with_parent.py")
         self.log.touch(mode=0o600)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(launcher), str(os.getpid())),
-            *(self._binary, "-c", str(self._config)),
+            *with_parent([self._binary, "-c", self._config]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -19,6 +19,7 @@ import nkeys
 import pytest
 
 from conflux.api import ControlCredentials
+from conflux.with_parent import with_parent
 
 PREFIX = "v1.0011223344556677"
 SHARED_TAG = bytes(range(16))
@@ -75,7 +76,7 @@ class Master:
         config = self._folder / "nats.conf"
         config.write_text(self._config())
         self._process = subprocess.Popen(
-            [SERVER, "-c", config], stderr=subprocess.PIPE, text=True, bufsize=1
+            with_parent([SERVER, "-c", config]), stderr=subprocess.PIPE, text=True, bufsize=1
         )
         assert self._process.stderr is not None
         lines = []

@@ -1,0 +1,121 @@
+"""Keeping a process's memory to itself: no core dumps, no debugger of the same user, no swap.
+
+For whoever holds keys: a node, a Guardian. Nothing here stops a process: what this machine refuses
+is told, and the process goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+if sys.platform != "win32":
+    import resource
+
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # prctl(2)
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # mlockall(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardening:
+    """What holds for this process since `harden`. `missing` has a line for each thing that does not
+    hold, with the reason."""
+
+    core_dumps: bool
+    """Whether the process can still leave one."""
+    memory_locked: bool
+    """Whether no page of it can be written to swap."""
+    missing: tuple[str, ...]
+
+
+def harden() -> Hardening:
+    """Forbid core dumps and lock the memory of this process, as far as the system allows.
+
+    Call it before the first key is made, while there is one thread. On Linux other processes of
+    the same user cannot look into this one any more (ptrace(2), /proc/PID/mem); root can.
+    """
+    missing = []
+    core_dumps = memory_locked = False
+    try:
+        _forbid_core_dumps()
+    except (OSError, ValueError) as error:
+        core_dumps = True
+        missing.append(f"core dumps are possible ({error}): they would hold keys")
+    try:
+        _lock_memory()
+        memory_locked = True
+    except (OSError, ValueError) as error:
+        missing.append(
+            f"memory is not locked ({error}): keys may reach swap; "
+            "grant CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK"
+        )
+    return Hardening(core_dumps, memory_locked, tuple(missing))
+
+
+def _forbid_core_dumps() -> None:
+    if sys.platform == "win32":
+        raise OSError("not on Windows")
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    if sys.platform == "linux":
+        # The limit does not hold where the kernel pipes dumps to a program (core(5)); this does.
+        _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _lock_memory() -> None:
+    """Lock every page once it is touched, those to come included: nothing more is resident for it.
+
+    With a finite limit some later allocation would fail and end the process. So only what no limit
+    can stop is done: a limit of 0 lets mlockall pass for CAP_IPC_LOCK alone, and that in the
+    machine's own user namespace, where it lifts the limit for good.
+    """
+    if sys.platform != "linux":
+        raise OSError(f"not on {sys.platform}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = hard == resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard if unlimited else 0, hard))
+    try:
+        _call("mlockall", MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
+    except OSError:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+        raise
+    if not unlimited:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+
+
+@contextlib.contextmanager
+def undone_afterwards() -> Iterator[None]:
+    """Undo at the end what was hardened inside: for a process that runs a node and then goes on as
+    something else, as tests do."""
+    if sys.platform != "linux":
+        yield
+        return
+    limits = {
+        limit: resource.getrlimit(limit)
+        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK)
+    }
+    dumpable = _call("prctl", PR_GET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        for limit, values in limits.items():
+            resource.setrlimit(limit, values)
+        _call("prctl", PR_SET_DUMPABLE, dumpable, 0, 0, 0)
+        _call("munlockall")
+
+
+def _call(function: str, *arguments: int) -> int:
+    """Call a function of the C library that Python lacks. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        result = int(getattr(libc, function)(*map(ctypes.c_ulong, arguments)))
+    except AttributeError:
+        raise OSError(f"no {function} in the C library") from None
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(f"{function}: {os.strerror(code)}")
+    return result
