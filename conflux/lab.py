@@ -122,10 +122,15 @@ class Process(subprocess.Popen[str]):
     `kill` go to the program itself, and `returncode` is the program's.
     """
 
+    @property
+    def program(self) -> int:
+        """The program's own process id as the owner sees it; 0 once it has ended."""
+        found = until(lambda: self.poll() is not None or _child_of(self.pid), what="nsenter")
+        return 0 if found is True else found
+
     def send_signal(self, sig: int) -> None:
         """Signal the program; does nothing once it has ended."""
-        program = until(lambda: self.poll() is not None or _child_of(self.pid), what="nsenter")
-        if program is not True:
+        if program := self.program:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(program, sig)
 

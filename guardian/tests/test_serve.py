@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -122,6 +124,29 @@ def test_nothing_is_left_of_a_killed_guardian_and_a_killed_master_comes_back(
     log = second.process.stderr.read()
     assert "the Master ended (code -9): starting it again" in log
     assert "Traceback" not in log
+
+
+def test_server_and_master_of_a_test_run_that_is_killed_die_with_it(
+    data_dir: Any, migrated: Path, eventually: Eventually
+) -> None:
+    """What the fixtures start must not outlive pytest, whatever ends it."""
+    shutil.copy(migrated / "guardian.db", data_dir.root)
+    script = f"""
+import subprocess, sys
+from conflux.with_parent import with_parent
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import start_server
+print(start_server({str(data_dir.root)!r}).process.pid, flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    argv = with_parent([sys.executable, "-c", script])
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as run:
+        assert run.stdout is not None
+        server = int(run.stdout.readline())
+        (master,) = children(server)
+        run.kill()
+    eventually(lambda: not alive(server) and not alive(master))
 
 
 def test_master_that_cannot_run_ends_the_start(

@@ -114,6 +114,8 @@ class TestRegistered:
             promised = {"state", "peers", "packet_auth", "cipher_suite", "plugins"}
             assert promised <= status.keys()
             assert (status["state"], status["packet_auth"]) == ("running", "checkpoint")
+            assert status["hardening"].keys() == {"core_dumps", "memory_locked", "missing"}
+            assert status["hardening"]["core_dumps"] is False
             assert status["plugins"] == {
                 "tun": "memory", "tether": "webrtc", "crypto": "openssl",
                 "router": "static", "auth": "guardian", "control": "nats",

@@ -39,6 +39,12 @@ print("whole")
 """
 
 
+def locked_kb(process):
+    """How much memory of a program in the lab is locked, its mappings as a whole."""
+    status = Path(f"/proc/{process.program}/status").read_text()
+    return int(re.search(r"VmLck:\s+(\d+) kB", status)[1])
+
+
 @pytest.fixture(scope="module")
 def pair(overlay):
     """London and Tokyo, running, with nothing between them but a router."""
@@ -96,9 +102,25 @@ class TestTraffic:
         assert peer["tether"] == "webrtc"
         assert 0 < peer["rtt_ms"] < 1000
 
+    def test_nodes_and_guardian_dump_no_core_and_lock_their_memory(self, overlay, pair):
+        for node in pair:
+            found = node.status()["hardening"]
+            assert not found["core_dumps"]
+            told = node.log.read_text()
+            if found["memory_locked"]:
+                assert found["missing"] == []
+                assert "memory is not locked" not in told
+                assert locked_kb(node.process) > 0
+            else:
+                assert told.count("memory is not locked") == 1
+        if locked_kb(pair[0].process):
+            assert locked_kb(overlay.guardian) > 0
+
     def test_commands_print_the_same_for_people(self, pair):
         london, tokyo = pair
-        assert re.search(rf"{tokyo.address} +direct +rtt", london.cli("status").stdout)
+        told = london.cli("status").stdout
+        assert re.search(rf"{tokyo.address} +direct +rtt", told)
+        assert re.search(r"hardening +no core dumps, memory (not )?locked", told)
         assert re.search(rf"address +{london.address}/24", london.cli("info").stdout)
 
 
