@@ -5,6 +5,11 @@
     log_format = "text"             # VEILNET_LOG_FORMAT, "text" or "json"
     packet_auth = "checkpoint"      # VEILNET_PACKET_AUTH, "handshake", "checkpoint" or "strict"
 
+    [idle]                          # seconds, 1 or more
+    stream_s = 60                   # a stream without a packet is over; at most 110
+    route_s = 60                    # a relayed route beside another one is torn down
+    tether_s = 75                   # a tether that no route leads over is closed
+
     [plugins]                       # pins: kind = driver name
     router = "static"               # VEILNET_PLUGIN_ROUTER
     tether = ["udp", "webrtc"]      # VEILNET_PLUGIN_TETHER, "udp,webrtc": these only, best first
@@ -38,6 +43,10 @@ MIN_MTU_BYTES = 1_280
 """What every link must carry for IPv6 (RFC 8200 §5)."""
 MAX_MTU_BYTES = 65_535
 
+MIN_IDLE_S = 1
+MAX_IDLE_S = {"stream_s": 110, "route_s": 2_400, "tether_s": 2_400}
+"""A stream: less than the age at which its keys are renewed. A route: what relays accept."""
+
 _NOTHING: Settings = MappingProxyType({})
 _TUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _DRIVER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -53,6 +62,8 @@ class Config:
     mtu_bytes: int = 1500
     log_format: str = "text"
     packet_auth: str = "checkpoint"
+    idle: Mapping[str, float] = field(default_factory=dict)
+    """The idle times that were set, as `anchor.idle.IdleTimes` names them."""
     pins: Mapping[Kind, Sequence[str]] = field(default_factory=dict)
     """The driver to use of each kind that is not left to priority; of tethers several, best first.
     """
@@ -91,7 +102,9 @@ def load_config(
         **_named(flags),
     }
     pins = {**source.pins(), **_pins_of(environ), **_pins_of_flags(flags)}
-    return Config(config_dir=folder, pins=pins, tables=source.tables(), **values)
+    return Config(
+        config_dir=folder, idle=source.idle(), pins=pins, tables=source.tables(), **values
+    )
 
 
 def default_config_dir(
@@ -123,7 +136,7 @@ class _File:
         except tomllib.TOMLDecodeError as error:
             # The message ends with "(at line L, column C)".
             raise UsageError(f"{path}: {error}") from None
-        self._check_keys("", self._data, [*_OPTIONS, "plugins", "plugin"])
+        self._check_keys("", self._data, [*_OPTIONS, "idle", "plugins", "plugin"])
 
     def options(self) -> dict[str, Any]:
         return {
@@ -131,6 +144,11 @@ class _File:
             for name in _OPTIONS
             if name in self._data
         }
+
+    def idle(self) -> dict[str, float]:
+        table = self._table("idle", self._data.get("idle", {}))
+        self._check_keys("idle", table, MAX_IDLE_S)
+        return {key: _idle_s(key, value, self._place("idle", key)) for key, value in table.items()}
 
     def pins(self) -> dict[Kind, Sequence[str]]:
         table = self._table("plugins", self._data.get("plugins", {}))
@@ -270,6 +288,17 @@ def _packet_auth(value: object, place: str) -> str:
             f"use {', '.join(PACKET_AUTH[:-1])} or {PACKET_AUTH[-1]}"
         )
     return value
+
+
+def _idle_s(key: str, value: object, place: str) -> float:
+    most = MAX_IDLE_S[key]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+        if MIN_IDLE_S <= seconds <= most:
+            return seconds
+    raise UsageError(
+        f"{place}: {key} = {value!r} is no idle time: use {MIN_IDLE_S} to {most} seconds"
+    )
 
 
 def _driver_names(kind: Kind, value: object, place: str) -> Sequence[str]:

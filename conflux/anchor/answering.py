@@ -78,6 +78,10 @@ class Answering:
         self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
         self._offers = RateLimit(per_s=1 / RELAY_ASK_DEADLINE_S, burst=1)
 
+    def drop_idle(self, now: float) -> None:
+        self._nonces.drop_idle(now)
+        self._offers.drop_idle(now)
+
     def forget(self) -> None:
         """Drop everything, erasing keys."""
         for answered in self._answered.values():

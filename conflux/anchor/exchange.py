@@ -99,6 +99,11 @@ class Exchange:
         except WireError as error:
             self._use.dropped(error)
 
+    def drop_idle(self, now: float) -> None:
+        """Forget what was remembered of others and counts no more."""
+        self._rate.drop_idle(now)
+        self.answering.drop_idle(now)
+
     def forget(self) -> None:
         """Drop everything, erasing keys."""
         self.asking.forget()

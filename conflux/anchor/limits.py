@@ -27,6 +27,12 @@ class RateLimit:
             self._buckets.popitem(last=False)
         return allowed
 
+    def drop_idle(self, now: float) -> None:
+        """Forget senders whose bucket is full again: they are as good as unknown."""
+        full_s = self._burst / self._per_s
+        while self._buckets and now - next(iter(self._buckets.values()))[1] >= full_s:
+            self._buckets.popitem(last=False)
+
 
 class SeenNonces:
     """Nonces of the last *keep_s* seconds, at most *limit*: a full memory refuses new ones.
@@ -43,12 +49,13 @@ class SeenNonces:
 
     def fresh(self, nonce: bytes, *, now: float) -> bool:
         """Tell whether *nonce* is new, and remember it."""
-        while self._seen:
-            oldest, when = next(iter(self._seen.items()))
-            if now - when <= self._keep_s:
-                break
-            del self._seen[oldest]
+        self.drop_idle(now)
         if nonce in self._seen or len(self._seen) >= self._limit:
             return False
         self._seen[nonce] = now
         return True
+
+    def drop_idle(self, now: float) -> None:
+        """Forget nonces that are too old to count."""
+        while self._seen and now - next(iter(self._seen.values())) > self._keep_s:
+            self._seen.popitem(last=False)

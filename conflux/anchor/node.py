@@ -19,6 +19,7 @@ from conflux.anchor.exchange import Exchange
 from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import address_tag, node_tag, relay_tag
+from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.post import Flooding
@@ -48,8 +49,6 @@ from conflux.wire.control import (
 from conflux.wire.credentials import Grant
 from conflux.wire.frame import LABEL_HERE, MessageType, read_outer
 
-TETHER_IDLE_S = 75.0
-HOUSEKEEPING_S = 5.0
 SILENCE_FLOOR_S = 0.25
 """No route and no tether is suspect for less silence: two busy cores let a process wait so long."""
 _REPORT = bytes((VERSION, Kind.REPORT))
@@ -67,6 +66,7 @@ class Anchor:
         tether_kinds: Sequence[str],
         auth_level: AuthLevel,
         now: float,
+        idle: IdleTimes = IdleTimes(),  # noqa: B008 (frozen)
         silence_floor_s: float = SILENCE_FLOOR_S,
     ) -> None:
         self.auth_level = auth_level
@@ -74,6 +74,7 @@ class Anchor:
         self.timers = Timers()
         self.counters: Counter[str] = Counter()
         self._world = world
+        self._idle = idle
         self.grants = Grants(standing, world, self.counters, on_new=self._granted, now=now)
         me, entropy, counters = standing.node_id, standing.entropy, self.counters
         weigher = Weigher(router, counters)
@@ -148,6 +149,7 @@ class Anchor:
             self.neighbours,
             weigher,
             entropy,
+            idle=idle,
             ask_relay=self._ask_relay,
             ask_node=self._ask_node,
             on_reachable=self._reachable,
@@ -193,10 +195,11 @@ class Anchor:
             resender=self.resender,
             routing=self.routing,
             neighbours=self.neighbours,
+            idle=idle,
             rekey=self._ask_in_stream,
         )
         self._serve(standing.grant)
-        self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
+        self.timers.at(now + idle.housekeeping_s, self._keep_house)
 
     @property
     def standing(self) -> Standing:
@@ -488,13 +491,16 @@ class Anchor:
         self.routing.drop_idle(now)
         self.relay.drop_idle(now)
         self.egress.drop_idle(now)
+        self.resender.drop_idle(now)
+        self.exchange.drop_idle(now)
+        self.flooding.drop_idle(now)
         for neighbour in self.neighbours.all():
             self._check_neighbour(neighbour, now)
-        self.timers.at(now + HOUSEKEEPING_S, self._keep_house)
+        self.timers.at(now + self._idle.housekeeping_s, self._keep_house)
 
     def _check_neighbour(self, neighbour: Neighbour, now: float) -> None:
         in_use = self.routing.uses(neighbour) or self.relay.uses(neighbour)
         if self.wall(now) >= neighbour.peer.certificate.not_after:
             self.neighbours.drop(neighbour, "certificate ended", now=now)
-        elif not in_use and now - neighbour.last_data > TETHER_IDLE_S:
+        elif not in_use and now - neighbour.last_data > self._idle.tether_s:
             self.neighbours.drop(neighbour, "idle", now=now)

@@ -90,6 +90,13 @@ class Flooding:
             )
             self._pass_on(onward, neighbour, now)
 
+    def drop_idle(self, now: float) -> None:
+        """Forget ways that are too old to be used, and what else counts no more."""
+        while self._ways and now - next(iter(self._ways.values()))[1] >= WAY_S:
+            self._ways.popitem(last=False)
+        self._seen.drop_idle(now)
+        self._rate.drop_idle(now)
+
     def _pass_on(self, flood: Flood, came_from: Neighbour | None, now: float) -> None:
         onward = [n for n in self._onward(flood.tag, now) if n is not came_from]
         self.passed_on += bool(onward)

@@ -267,6 +267,7 @@ class Relay:
                 self._fail(relayed, Reason.BROKEN)
 
     def drop_idle(self, now: float) -> None:
+        self._complaints.drop_idle(now)
         for relayed in list(self._routes.values()):
             hop = relayed.before.labels.get(relayed.label)
             if hop is not None and now - hop.last_used > hop.idle_s:

@@ -324,6 +324,10 @@ class Resender:
         """The session is closed: nothing of it is sent any more."""
         self.kept_bytes -= session.ledger.forget()
 
+    def drop_idle(self, now: float) -> None:
+        """Forget the rates of peers that report no more."""
+        self._rate.drop_idle(now)
+
     def _send_again(self, route: Route, now: float) -> None:
         for ledger in self._by_stream.values():
             ledger.send_again(route, until=now + AGAIN_S)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from conflux.anchor.health import Health
 from conflux.anchor.identity import Peer
+from conflux.anchor.idle import IdleTimes
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timer, Timers
@@ -56,9 +57,6 @@ DIRECT_RETRY_MAX_S = 300.0
 SETUP_DEADLINE_S = 8.0
 RETRY_SOON_S = 0.3
 RETRY_LATER_S = 10.0
-ROUTE_IDLE_S = 60.0
-RELAY_IDLE_S = 90
-"""What relays are told: longer than ROUTE_IDLE_S, so that the source forgets first."""
 WEIGH_S = 1.0
 MAX_HINTS = 1_024
 _FLOW_SPACE = 2**32
@@ -173,6 +171,7 @@ class Routing:
         weigher: Weigher,
         entropy: Entropy,
         *,
+        idle: IdleTimes,
         ask_relay: Callable[[Sequence[bytes], float], None],
         ask_node: Callable[[NodeId, float], None],
         on_reachable: Callable[[Reach, float], None],
@@ -184,6 +183,7 @@ class Routing:
         self._neighbours = neighbours
         self._weigher = weigher
         self._entropy = entropy
+        self._idle = idle
         self._ask_relay = ask_relay
         self._ask_node = ask_node
         self._on_reachable = on_reachable
@@ -297,6 +297,8 @@ class Routing:
 
     def neighbour_down(self, neighbour: Neighbour, now: float) -> None:
         self._weigher.link_lost((self._me, neighbour.node_id), now=now)
+        lost = neighbour.node_id
+        self._hints = {node: path for node, path in self._hints.items() if path[1] != lost}
         for pending in [p for p in self._pending.values() if p.neighbour is neighbour]:
             self._forget(pending)
         for reach in self.all():
@@ -353,7 +355,9 @@ class Routing:
 
     def drop_idle(self, now: float) -> None:
         for reach in self.all():
-            idle = [r for r in reach.routes if now - r.last_used > ROUTE_IDLE_S and r.route_id]
+            idle = [
+                r for r in reach.routes if now - r.last_used > self._idle.route_s and r.route_id
+            ]
             if len(idle) < len(reach.routes):
                 for route in idle:
                     self._teardown(route.neighbour, route.route_id)
@@ -471,7 +475,7 @@ class Routing:
             now + SETUP_DEADLINE_S, lambda now: self._set_up_ran_out(route_id, now)
         )
         self._pending[route_id] = _Pending(route_id, reach, path, neighbour, now, deadline)
-        neighbour.send_inband(Setup(route_id, RELAY_IDLE_S, path))
+        neighbour.send_inband(Setup(route_id, self._idle.relay_s, path))
 
     def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
         pending = self._pending[route_id]

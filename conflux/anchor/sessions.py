@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from conflux.anchor.egress import Egress
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Peer, node_tag
+from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.resend import Resender
@@ -29,9 +30,6 @@ from conflux.api import NodeId
 from conflux.wire.control import Purpose
 from conflux.wire.credentials import TeamKey
 
-STREAM_IDLE_S = 60.0
-INBOUND_IDLE_S = 90.0
-"""Longer than STREAM_IDLE_S: the sender forgets first, so that nobody sends into the void."""
 NO_ROUTE_S = 10.0
 """A session that no route reaches for this long is closed: the peer may have started anew."""
 SUPERSEDED_S = OPEN_DEADLINE_S
@@ -65,6 +63,7 @@ class Sessions(Mapping[NodeId, Session]):
         resender: Resender,
         routing: Routing,
         neighbours: Neighbours,
+        idle: IdleTimes,
         rekey: Callable[[Session, float], None],
     ) -> None:
         self._standing = standing
@@ -78,6 +77,7 @@ class Sessions(Mapping[NodeId, Session]):
         self._resender = resender
         self._routing = routing
         self._neighbours = neighbours
+        self._idle = idle
         self._rekey = rekey
         self._in_use: dict[NodeId, Session] = {}
         self._by_tag: dict[bytes, Session] = {}
@@ -217,7 +217,7 @@ class Sessions(Mapping[NodeId, Session]):
     def rekey(self, session: Session, now: float) -> None:
         """Begin a new handshake inside the stream; what is idle is left to dissolve."""
         idle_s = now - max(session.last_sent, session.last_received)
-        if session.closed or idle_s > STREAM_IDLE_S or self._is_rekeying(session):
+        if session.closed or idle_s > self._idle.stream_s or self._is_rekeying(session):
             return
         self._rekey(session, now)
         self._timers.at(now + REKEY_RETRY_S, lambda now: self.rekey(session, now))
@@ -301,9 +301,9 @@ class Sessions(Mapping[NodeId, Session]):
             self.close(session, "not confirmed", now)
         elif since is not None and min(now - since, received_s) > NO_ROUTE_S:
             self.close(session, "no route", now)
-        elif sent_s > STREAM_IDLE_S and received_s > INBOUND_IDLE_S:
+        elif sent_s > self._idle.stream_s and received_s > self._idle.inbound_s:
             self.close(session, "idle", now)
-        elif sent_s > STREAM_IDLE_S:
+        elif sent_s > self._idle.stream_s:
             # Our stream is over; the peer's to us is its own affair.
             self._egress.unbind(session, now=now)
             self._routing.release(session.node_id)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Identity, login_binding, open_grant
+from conflux.anchor.idle import IdleTimes
 from conflux.anchor.node import Anchor
 from conflux.api import (
     ControlChannel,
@@ -172,6 +173,7 @@ class Node:
                 drivers.router,
                 tether_kinds=drivers.tethers.kinds,
                 auth_level=AuthLevel[self._launch.config.packet_auth.upper()],
+                idle=IdleTimes(**self._launch.config.idle),
                 now=world.now(),
             )
             stack.callback(self._end_anchor, anchor, world)

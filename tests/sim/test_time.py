@@ -1,9 +1,18 @@
-"""Idleness, waiting, limits, and two hours of virtual time."""
+"""Idleness, waiting, limits, and a day of virtual time."""
 
 from __future__ import annotations
 
+import gc
+import random
+from collections import Counter
+
+import pytest
+
 from conflux.anchor.egress import WAITING_BYTES, WAITING_S
-from conflux.testing.simnet import SimNetwork, SimNode
+from conflux.anchor.idle import IdleTimes
+from conflux.testing.fakes import FakeCrypto
+from conflux.testing.simnet import Link, Ping, SimNetwork, SimNode
+from conflux.testing.simnet.footprint import footprint
 
 
 def tables(node: SimNode) -> dict[str, int]:
@@ -31,6 +40,62 @@ def tables(node: SimNode) -> dict[str, int]:
         "ledgers": len(anchor.resender._by_stream),
         "pumping": len(anchor.resender._pumping),
     }
+
+
+@pytest.mark.parametrize("stream_s", [1, 2.5, 10, 60, 110])
+def test_idle_times_that_are_set_hold_and_lose_no_packet(stream_s):
+    idle = IdleTimes(stream_s=stream_s, route_s=stream_s, tether_s=stream_s)
+    network = SimNetwork(seed=5, idle=idle)
+    left, right, relay = (network.add_node(name, teams=["ops"]) for name in ("l", "r", "relay"))
+    for blocked in (False, True):
+        network.link(left, right).blocked = blocked
+        left.ping(right)
+        network.run(0.5)
+        network.run(0.9 * stream_s - 0.5)
+        assert left.anchor.sessions
+        assert left.anchor.routing.get(right.node_id).routes
+        # The peer's stream to us outlasts ours, and a tether both.
+        network.run(idle.inbound_s + idle.tether_s + 3 * idle.housekeeping_s)
+        for node in (left, right, relay):
+            kept = tables(node)
+            dissolved = ("sessions", "reaches", "relayed", "labels", "neighbours")
+            assert not any(kept[what] for what in dissolved), (node.name, kept)
+        ping = left.ping(right)
+        network.run(3)
+        assert ping.answers == 1
+    network.run(300)
+    for node in (left, right, relay):
+        assert not any(tables(node).values()), (node.name, tables(node))
+        assert network.underlay.tethers(node.name) == []
+
+
+@pytest.mark.parametrize("pause_s", [1.7, 2.0, 2.2, 2.5, 2.9, 3.3, 4.1, 4.5, 5.0])
+def test_packet_after_a_pause_about_as_long_as_the_idle_time_is_not_lost(pause_s):
+    """At each moment between the sender's forgetting and the receiver's."""
+    network = SimNetwork(seed=6, idle=IdleTimes(stream_s=2, route_s=2, tether_s=2))
+    left, right, _ = (network.add_node(name, teams=["ops"]) for name in ("l", "r", "relay"))
+    pings = []
+    for _ in range(20):
+        pings.append(left.ping(right))
+        network.run(pause_s + 0.13)
+    network.run(3)
+    assert [ping.answers for ping in pings] == [1] * 20
+
+
+def test_stream_that_idles_for_longer_than_its_peer_keeps_it_is_opened_anew():
+    network = SimNetwork(seed=7, idle=IdleTimes(stream_s=2))
+    left = network.add_node("left", teams=["ops"])
+    network.idle = IdleTimes(stream_s=60)
+    right = network.add_node("right", teams=["ops"])
+    left.ping(right)
+    network.run(30)
+    assert not left.anchor.sessions
+    lost, ping = right.ping(left), None
+    network.run(1)
+    assert lost.answers == 0
+    ping = right.ping(left)
+    network.run(3)
+    assert ping.answers == 1
 
 
 def test_idle_streams_routes_and_tethers_dissolve_and_come_back_on_the_next_packet(relayed):
@@ -139,34 +204,124 @@ def test_the_same_seed_makes_the_same_run_to_the_last_byte():
     assert run_a_busy_hour(1) != run_a_busy_hour(2)
 
 
-def test_hours_of_churn_leave_nothing_behind():
-    network = SimNetwork(seed=9)
-    network.channel.records = False
-    network.channel.loss = 0.05
-    network.underlay.default.loss = 0.02
-    chance = network.underlay.chance
-    nodes = [network.add_node(f"n{n}", teams=["ops"]) for n in range(6)]
-    for node in nodes:
-        node.keeps_received = False
-    for minute in range(120):
-        one, other, third = chance.sample(nodes, 3)
-        network.link(one, other).blocked = not network.link(one, other).blocked
-        if minute % 10 == 5:
-            third.restart()
-        for _ in range(5):
-            one.ping(other)
-            network.run(12)
-    for link in network.underlay._links.values():
-        link.blocked = False
-    network.run(400)
-    for node in nodes:
-        assert not any(tables(node).values()), (node.name, tables(node))
-        assert len(node.anchor.timers._heap) < 20
-        assert network.underlay.tethers(node.name) == []
-    assert len(network.underlay._tethers) == 0
-    pings = [nodes[n].ping(nodes[(n + 1) % 6]) for n in range(6)]
-    network.channel.loss = network.underlay.default.loss = 0
-    for link in network.underlay._links.values():
-        link.loss = 0
-    network.run(5)
-    assert all(ping.answers == 1 for ping in pings)
+def seen(node: SimNode, what: str) -> int:
+    """How many events of *node* speak of *what*."""
+    return sum(what in event for _, event in node.events)
+
+
+class Day:
+    """Six nodes that join, leave, crash, talk and rest; rough links while they talk."""
+
+    def __init__(self, seed: int) -> None:
+        self.network = network = SimNetwork(seed)
+        network.channel.records = False
+        self.chance = random.Random(seed)
+        self.nodes = [network.add_node(f"n{n}", teams=["ops"]) for n in range(6)]
+        for node in self.nodes:
+            node.keeps_received = False
+        self.rekeyed = 0
+        self.rest(REST_S)
+        self.at_start = self.kept()
+
+    def kept(self) -> dict[str, object]:
+        """All that there is at rest, of each node and of all together."""
+        gc.collect()
+        # What the counters count is bounded by the code that names it, and meant to stay.
+        sizes = [footprint(n.anchor, beyond=(SimNode, FakeCrypto)) for n in self.nodes]
+        for found in sizes:
+            found.pop(".counters", None)
+        mine = ("conflux.anchor.", "conflux.wire.", "conflux.testing.simnet.underlay")
+        alive = Counter(
+            type(thing).__qualname__
+            for thing in gc.get_objects()
+            if type(thing).__module__.startswith(mine) and type(thing) is not Link
+        )
+        network = self.network
+        return {
+            **{f"node {n.name}": dict(found) for n, found in zip(self.nodes, sizes, strict=True)},
+            "objects": dict(alive),
+            "tethers": len(network.underlay._tethers),
+            "calls due": len(network.clock._queue),
+            "listeners": sum(map(len, network.channel._shared.values())),
+        }
+
+    def make_links(self, *, rough: bool) -> None:
+        network = self.network
+        network.channel.loss = 0.05 if rough else 0.0
+        for link in (network.underlay.default, *network.underlay._links.values()):
+            link.loss = 0.02 if rough else 0.0
+            link.jitter_s = 0.005 if rough else 0.0
+            if not rough:
+                link.blocked = False
+
+    def wake(self) -> list[Ping]:
+        """One packet for each node, after hours without any, some over relays."""
+        one, other, third, *_ = self.chance.sample(self.nodes, 6)
+        self.network.block(one, other, third)
+        pings = [
+            a.ping(b) for a, b in zip(self.nodes, self.nodes[1:] + self.nodes[:1], strict=True)
+        ]
+        self.network.run(10)
+        return pings
+
+    def talk(self, minutes: int) -> None:
+        """Two talk without a pause, while things happen to all of them."""
+        one, other = self.chance.sample(self.nodes, 2)
+        session = None
+        for ten_seconds in range(6 * minutes):
+            if ten_seconds % 6 == 5:
+                self.disturb()
+            if one.is_alive and other.is_alive:
+                one.ping(other)
+            before, closed = session, seen(one, "closed")
+            self.network.run(10)
+            session = one.anchor.sessions.get(other.node_id)
+            self.rekeyed += bool(before and session is not before and seen(one, "closed") == closed)
+
+    def disturb(self) -> None:
+        """Whatever happens to a network, once."""
+        network = self.network
+        one, other = self.chance.sample(self.nodes, 2)
+        what = self.chance.randrange(6)
+        if what == 0:
+            one.restart()
+        elif what == 1 and one.is_alive:
+            one.stop()
+        elif what == 2:
+            network.channel.is_down = not network.channel.is_down
+        elif what == 3:
+            network.guardian.detach(one.name, "ops")
+            network.guardian.attach(one.name, "ops")
+        else:
+            link = network.link(one, other)
+            link.blocked = not link.blocked
+
+    def rest(self, until_s: float) -> None:
+        self.make_links(rough=False)
+        self.network.channel.is_down = False
+        for node in self.nodes:
+            if not node.is_alive:
+                node.start()
+            self.network.guardian.push(node.name)
+        self.network.run(until_s - self.network.now())
+
+
+SEEN = ("opened", "closed", "idle", "no route", "peer started anew", "team changed", "granted", ">")
+"""Of what happens to streams and routes, how often is looked for; the last: a relayed route."""
+REST_S = 600.0
+HOUR_S = 3_600.0
+
+
+def test_a_day_of_churn_leaves_nothing_behind():
+    day = Day(seed=9)
+    for hour in range(24):
+        pings = day.wake()
+        assert [ping.answers for ping in pings] == [1] * 6, f"hour {hour}: lost at the wake-up"
+        day.make_links(rough=True)
+        day.talk(minutes=3)
+        day.rest(until_s=(hour + 1) * HOUR_S + REST_S)
+        assert day.kept() == day.at_start, f"hour {hour}"
+    assert day.network.now() == 24 * HOUR_S + REST_S
+    saw = {what: sum(seen(node, what) for node in day.nodes) for what in SEEN}
+    assert all(saw.values()), saw
+    assert day.rekeyed >= 12

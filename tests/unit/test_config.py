@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from conflux.anchor.idle import IdleTimes
 from conflux.api import Kind, UsageError
-from conflux.config import Config, default_config_dir, load_config
+from conflux.config import MAX_IDLE_S, Config, default_config_dir, load_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -82,6 +84,29 @@ def test_every_option_can_come_from_the_file_and_from_a_variable(tmp_path: Path)
     config = load_config(tmp_path, environ)
     assert config.packet_auth == "handshake"
     assert (config.tun_name, config.mtu_bytes, config.log_format) == ("v1", 1280, "text")
+
+
+def test_idle_times_are_taken_as_the_protocol_names_them(tmp_path: Path) -> None:
+    given = "[idle]\nstream_s = 1\nroute_s = 2.5\ntether_s = 2400\n"
+    config = load_config(write(tmp_path, given), {})
+    assert IdleTimes(**config.idle) == IdleTimes(stream_s=1, route_s=2.5, tether_s=2400)
+    assert {field.name for field in fields(IdleTimes)} == MAX_IDLE_S.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("stream_s = 0.5", "stream_s = 0.5 is no idle time: use 1 to 110 seconds"),
+        ("stream_s = 111", "stream_s = 111 is no idle time: use 1 to 110 seconds"),
+        ("stream_s = true", "stream_s = True is no idle time: use 1 to 110 seconds"),
+        ('route_s = "60"', "route_s = '60' is no idle time: use 1 to 2400 seconds"),
+        ("tether_s = nan", "tether_s = nan is no idle time: use 1 to 2400 seconds"),
+        ("tether_s = inf", "tether_s = inf is no idle time: use 1 to 2400 seconds"),
+        ("tehter_s = 9", "unknown key tehter_s in [idle]: did you mean tether_s?"),
+    ],
+)
+def test_wrong_idle_time_is_named_with_its_place(tmp_path: Path, line: str, expected: str) -> None:
+    assert refusal(tmp_path, f"# none\n[idle]\n{line}\n") == f"DIR/conflux.toml:3:1: {expected}"
 
 
 def test_empty_variables_count_as_unset(tmp_path: Path) -> None:

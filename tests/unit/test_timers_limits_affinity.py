@@ -103,6 +103,23 @@ def test_a_full_memory_of_nonces_refuses_and_never_forgets_early():
     assert seen.fresh(b"\3", now=10.1)
 
 
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 5)), max_size=100))
+def test_forgetting_what_is_idle_changes_no_verdict_and_leaves_nothing(steps):
+    one, other = RateLimit(per_s=2, burst=3), RateLimit(per_s=2, burst=3)
+    seen, also_seen = SeenNonces(keep_s=2, limit=4), SeenNonces(keep_s=2, limit=4)
+    now = 0.0
+    for gap, n in steps:
+        now += gap
+        other.drop_idle(now)
+        also_seen.drop_idle(now)
+        assert one.allows(bytes([n]), now=now) is other.allows(bytes([n]), now=now)
+        assert seen.fresh(bytes([n]), now=now) is also_seen.fresh(bytes([n]), now=now)
+    other.drop_idle(now + 1.6)
+    also_seen.drop_idle(now + 2.1)
+    assert not other._buckets
+    assert not also_seen._seen
+
+
 # Affinity
 
 

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 
+from conflux.anchor.idle import IdleTimes
 from conflux.api import CryptoDriver, NodeId, Router
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
@@ -32,11 +33,14 @@ class SimNetwork:
         *,
         crypto: CryptoDriver | None = None,
         packet_auth: AuthLevel = AuthLevel.CHECKPOINT,
+        idle: IdleTimes = IdleTimes(),  # noqa: B008 (frozen)
     ) -> None:
         chance = random.Random(seed)
         self.clock = Clock()
         self.packet_auth = packet_auth
         """What nodes offer unless `add_node` says otherwise."""
+        self.idle = idle
+        """The idle times of nodes that start from now on."""
         self.entropy = random.Random(chance.random()).randbytes
         self.crypto = crypto or FakeCrypto({"seed": seed})
         self.underlay = Underlay(self.clock, random.Random(chance.random()), self._crossed)

@@ -113,6 +113,7 @@ class SimNode:
             tether_kinds=self.tether_kinds,
             auth_level=self.packet_auth,
             now=self.now(),
+            idle=network.idle,
             silence_floor_s=0.0,  # the virtual clock stalls nobody
         )
         self._listen(grant)
