@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -387,6 +388,63 @@ def test_master_that_dies_is_started_again(hub: MakeHub) -> None:
         await peer.client.close()
 
     run(hub, scenario)
+
+
+def test_master_that_hangs_is_killed_and_started_again(
+    hub: MakeHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("veilnet_guardian.master.PROBE_S", 0.2)
+    monkeypatch.setattr("veilnet_guardian.master.PATIENCE_S", 0.5)
+
+    async def scenario(h: Hub) -> None:
+        first, generation = h.master.pid, h.link.generation
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        await until(lambda: h.link.generation > generation and h.link.up.is_set())
+        assert h.master.pid not in (None, first)
+        peer = await h.join("10.8.0.1/24")
+        await peer.client.close()
+
+    run(hub, scenario)
+    assert "the Master hangs: killing it" in caplog.text
+
+
+def test_master_that_is_slow_for_a_moment_is_left_alone(
+    data_dir: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two greetings in a row that do not come, again and again, are not yet a hang."""
+    monkeypatch.setattr("veilnet_guardian.master.PROBE_S", 0.01)
+    monkeypatch.setattr("veilnet_guardian.master.PATIENCE_S", 0.1)
+    greeted: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def main() -> None:
+        master = EmbeddedMaster(data_dir.subfolder("master"), Keys(data_dir).master, LOOPBACK)
+        asked = itertools.count(1)
+
+        async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            speaks = next(asked) % 3 == 0
+            if speaks:
+                writer.write(b'INFO {"server_id":"x"}\r\n')
+            greeted.put_nowait(speaks)
+            await _reader.read()
+            writer.close()
+
+        listen = master.listen
+        async with (
+            await asyncio.start_server(answer, listen.host, listen.port),
+            asyncio.TaskGroup() as group,
+        ):
+            process = await asyncio.create_subprocess_exec("sleep", "60")
+            watch = group.create_task(master._watch(process))
+            async with asyncio.timeout(WAIT_S):
+                heard = [await greeted.get() for _ in range(12)]
+            assert heard.count(True) == 4
+            assert process.returncode is None
+            watch.cancel()
+            process.kill()
+            await process.wait()
+
+    asyncio.run(main())
 
 
 def test_first_start_that_fails_says_why(data_dir: DataDir) -> None:

@@ -20,11 +20,16 @@ from veilnet_guardian.settings import HostPort
 
 log = logging.getLogger("veilnet_guardian.master")
 
+GREETING = b"INFO {"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 SETTLED_S = 30.0
 """A server that ran this long was well: the next pause is short again."""
 FALSE_START_S = 2.0
 STOP_S = 3.0
+PROBE_S, PATIENCE_S = 2.0, 2.0
+"""Between two looks at the server, and how long it may take to greet."""
+MISSES = 3
+"""So many greetings in a row that do not come are a server that hangs, not one that is busy."""
 
 
 def find_binary() -> str:
@@ -133,10 +138,37 @@ class EmbeddedMaster:
         )
         self.pid = process.pid
         try:
-            return await process.wait()
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch(process))
+                code = await process.wait()
+                watch.cancel()
+            return code
         finally:
             self.pid = None
             await _stop(process)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a server that hangs: the kernel still takes its connections, nobody greets."""
+        misses = 0
+        while misses < MISSES:
+            await asyncio.sleep(0 if misses else PROBE_S)
+            misses = 0 if await self._greets() else misses + 1
+        log.warning("the Master hangs: killing it")
+        process.kill()
+
+    async def _greets(self) -> bool:
+        """Tell whether the server says what it says first to everybody, in time."""
+        at = self.listen.reachable
+        writer = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                reader, writer = await asyncio.open_connection(at.host, at.port)
+                return await reader.readexactly(len(GREETING)) == GREETING
+        except (OSError, TimeoutError, EOFError):
+            return False
+        finally:
+            if writer is not None:
+                writer.transport.abort()
 
     def _last_words(self) -> str:
         try:
