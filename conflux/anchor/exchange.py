@@ -102,6 +102,7 @@ class Exchange:
     def drop_idle(self, now: float) -> None:
         """Forget what was remembered of others and counts no more."""
         self._rate.drop_idle(now)
+        self._kinds.drop_idle(now)
         self.answering.drop_idle(now)
 
     def forget(self) -> None:

@@ -49,6 +49,14 @@ class TetherKinds:
         if len(self._failed) > MAX_NODES:
             self._failed.popitem(last=False)
 
+    def drop_idle(self, now: float) -> None:
+        """Forget nodes with which nothing failed lately."""
+        while self._failed:
+            node, failed = next(iter(self._failed.items()))
+            if failed and now - max(failed.values()) < FAILED_S:
+                break
+            del self._failed[node]
+
     def worked(self, node: NodeId, kind: str) -> None:
         failed = self._failed.get(node)
         if failed is not None:
