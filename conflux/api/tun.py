@@ -34,12 +34,15 @@ class TunConfig:
     """What an interface shall be called and carry.
 
     Each of `addresses` comes with the prefix length that is on-link (its plane); `routes` are
-    further networks to send into the interface.
+    further networks to send into the interface. `plane` tells the plane from all others, whatever
+    their names and ranges: several nodes of one plane may be on one machine, and no others may
+    share a network. Empty means that none may.
     """
 
     name: str
     addresses: Sequence[IPv4Interface | IPv6Interface]
     routes: Sequence[IPv4Network | IPv6Network] = ()
+    plane: str = ""
     mtu_bytes: int = 1500
 
 

@@ -220,6 +220,7 @@ class Node:
                 name=config.tun_name,
                 addresses=grant.certificate.addresses,
                 routes=grant.networks,
+                plane=grant.certificate.plane_id.hex(),
                 mtu_bytes=config.mtu_bytes,
             )
         )

@@ -131,12 +131,12 @@ PROGRAMS = Path(__file__).with_name("programs")
 
 
 class Conflux:
-    """One conflux on a host of its own, started and asked by the command line."""
+    """One conflux, on a host of its own or *beside* another, asked by the command line."""
 
-    def __init__(self, overlay: Overlay, name: str) -> None:
+    def __init__(self, overlay: Overlay, name: str, *, beside: Conflux | None = None) -> None:
         self.overlay = overlay
         self.name = name
-        self.host = overlay.internet.host(name)
+        self.host = beside.host if beside is not None else overlay.internet.host(name)
         self.folder = overlay.folder / name
         self.log = overlay.folder / f"{name}.log"
         self.process: lab.Process | None = None
@@ -257,9 +257,9 @@ class Overlay:
         """Add a host and start to register its conflux for *user*."""
         return self.host(name).register(self.tokens[user])
 
-    def host(self, name: str) -> Conflux:
-        """Add a host on which nothing runs yet."""
-        self.confluxes[name] = Conflux(self, name)
+    def host(self, name: str, *, beside: Conflux | None = None) -> Conflux:
+        """Add a conflux that does not run yet, on a new host or on that of another one."""
+        self.confluxes[name] = Conflux(self, name, beside=beside)
         return self.confluxes[name]
 
     def running(self) -> list[Conflux]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 
 from conflux.api import Closed, Layout, Settings, TunConfig, TunDevice, TunDriver
+from conflux_tun_linux.companions import RuleKeeper
 from conflux_tun_linux.link import check_config, configure, make_interface
 from conflux_tun_linux.plugin import open_tun
 
@@ -30,11 +31,11 @@ class LinuxTunDriver(TunDriver):
         descriptor = open_tun()
         try:
             name = make_interface(descriptor, config.name)
-            await configure(name, config)
+            keeper = await configure(name, config)
         except BaseException:  # the caller's cancellation too must leave no interface behind
             os.close(descriptor)
             raise
-        return LinuxTun(descriptor, name, config.mtu_bytes)
+        return LinuxTun(descriptor, name, config.mtu_bytes, keeper)
 
 
 class LinuxTun(TunDevice):
@@ -44,14 +45,17 @@ class LinuxTun(TunDevice):
     gives only after somebody raised the interface's MTU by hand, may come cut short.
     """
 
-    __slots__ = ("_descriptor", "_loop", "layout", "mtu_bytes", "name", "record_bytes")
+    __slots__ = ("_descriptor", "_keeper", "_loop", "layout", "mtu_bytes", "name", "record_bytes")
 
-    def __init__(self, descriptor: int, name: str, mtu_bytes: int) -> None:
+    def __init__(
+        self, descriptor: int, name: str, mtu_bytes: int, keeper: RuleKeeper | None = None
+    ) -> None:
         self.name = name
         self.mtu_bytes = mtu_bytes
         self.layout = Layout.BARE
         self.record_bytes = SIZE_BYTES + mtu_bytes
         self._descriptor = descriptor
+        self._keeper = keeper
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def attach(self, on_readable: Callable[[], None]) -> None:
@@ -125,6 +129,8 @@ class LinuxTun(TunDevice):
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(descriptor)
         os.close(descriptor)
+        if self._keeper is not None:
+            self._keeper.wait()
 
     def _gone(self, error: OSError) -> Closed:
         """Say why the device can carry nothing more, and close it.

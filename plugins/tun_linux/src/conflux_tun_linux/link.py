@@ -11,9 +11,7 @@ import struct
 from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
-    IPv4Network,
     IPv6Address,
-    IPv6Network,
     ip_address,
     ip_network,
 )
@@ -23,10 +21,17 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from conflux.api import TunConfig, Unavailable
+from conflux_tun_linux.companions import (
+    Network,
+    RuleKeeper,
+    alias_of,
+    companions,
+    keep_apart,
+    remove_orphaned_rules,
+)
 from conflux_tun_linux.plugin import NO_NET_ADMIN
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 
 def check_config(config: TunConfig) -> None:
@@ -96,34 +101,31 @@ IFF_NO_PI = 0x1000
 IFF_TUN_EXCL = 0x8000
 
 
-async def configure(name: str, config: TunConfig) -> None:
+async def configure(name: str, config: TunConfig) -> RuleKeeper | None:
     """Give interface *name* what *config* says and bring it up. Raises Unavailable.
 
-    What was set before an error stays set: the caller removes the interface.
+    What was set before an error stays set: the caller removes the interface. Beside another node
+    of the same plane there are rules, too: wait for their keeper once the interface is removed.
     """
     index = socket.if_nametoindex(name)
     networks = _networks_of(config)
     try:
         async with AsyncIPRoute() as netlink:
-            await _refuse_collisions(netlink, index, config, networks)
-            await netlink.link("set", index=index, mtu=config.mtu_bytes, txqlen=QUEUE_PACKETS)
+            await remove_orphaned_rules(netlink)
+            metric = await _free_metric(netlink, index, config, networks)
+            await netlink.link(
+                "set",
+                index=index,
+                mtu=config.mtu_bytes,
+                txqlen=QUEUE_PACKETS,
+                ifalias=alias_of(config.plane),
+            )
             await _silence_ipv6(netlink, index)
-            for interface in config.addresses:
-                await netlink.addr(
-                    "add",
-                    index=index,
-                    address=str(interface.ip),
-                    prefixlen=interface.network.prefixlen,
-                    # Guardian allots addresses, so none is doubled; detection would only hold
-                    # the address back for a second and send packets.
-                    flags=IFA_F_NODAD if interface.version == 6 else 0,
-                )
-            await netlink.link("set", index=index, state="up")
-            for network in networks - _on_link(config):
-                await netlink.route("add", dst=str(network), oif=index)
-            async with asyncio.timeout(USABLE_WITHIN_S):
-                for interface in config.addresses:
-                    await _until_usable(netlink, interface.ip)
+            await _set_addresses(netlink, index, config, networks, metric)
+            # Again: two nodes that start at once see each other here at the latest.
+            if await companions(netlink, index, config.plane):
+                return await keep_apart(netlink, index, config, networks)
+            return None
     except NetlinkError as error:
         raise Unavailable(_explain(name, error)) from None
     except TimeoutError:
@@ -131,6 +133,33 @@ async def configure(name: str, config: TunConfig) -> None:
             f"the system did not put the addresses of {name} to use within {USABLE_WITHIN_S} s; "
             "see `ip address`"
         ) from None
+
+
+async def _set_addresses(
+    netlink: AsyncIPRoute, index: int, config: TunConfig, networks: set[Network], metric: int | None
+) -> None:
+    """Set addresses and routes, with *metric* if given, and bring the interface up."""
+    of_address = {} if metric is None else {"rt_priority": metric}
+    of_route = {} if metric is None else {"priority": metric}
+    for interface in config.addresses:
+        await netlink.addr(
+            "add",
+            index=index,
+            address=str(interface.ip),
+            prefixlen=interface.network.prefixlen,
+            # Guardian allots addresses, so none is doubled; detection would only hold
+            # the address back for a second and send packets.
+            flags=IFA_F_NODAD if interface.version == 6 else 0,
+            **of_address,
+        )
+    await netlink.link("set", index=index, state="up")
+    for network in networks - _on_link(config):
+        # Behind that of a node of this plane which starts this moment, as the system itself does
+        # with the routes that addresses bring.
+        await netlink.route("append", dst=str(network), oif=index, **of_route)
+    async with asyncio.timeout(USABLE_WITHIN_S):
+        for interface in config.addresses:
+            await _until_usable(netlink, interface.ip)
 
 
 QUEUE_PACKETS = (
@@ -197,13 +226,14 @@ def _networks_of(config: TunConfig) -> set[Network]:
     return _on_link(config) | set(config.routes)
 
 
-async def _refuse_collisions(
+async def _free_metric(
     netlink: AsyncIPRoute, index: int, config: TunConfig, networks: set[Network]
-) -> None:
-    """Raise Unavailable if another interface has one of our addresses or of our very networks.
+) -> int | None:
+    """Return a metric behind those of the other nodes of the plane here, None if there is none.
 
-    Linux itself accepts both, and then one of the two interfaces falls silent. A network that
-    only overlaps is fine: the longest prefix decides (RFC 1812 §5.2.4.3).
+    Raises Unavailable if another interface has one of our addresses, or anything but such a node
+    has one of our very networks. Linux itself accepts both, and then one of the two falls silent.
+    A network that only overlaps is fine: the longest prefix decides (RFC 1812 §5.2.4.3).
     """
     ours = {interface.ip for interface in config.addresses}
     async for message in await netlink.addr("dump"):
@@ -214,16 +244,22 @@ async def _refuse_collisions(
                 f"(`ip address del {taken} dev {_interface_name(holder)}`) or choose another "
                 "with --cidr"
             )
+    others = await companions(netlink, index, config.plane)
+    metrics = []
     # The new interface is still down and has no route of its own.
     for family in {_FAMILY[network.version] for network in networks}:
         async for message in await netlink.get_routes(family=family, table=MAIN_TABLE):
-            route = _network_in(message)
-            if route in networks:
-                names = ", ".join(map(_interface_name, _interfaces_in(message))) or "nowhere"
+            route, interfaces = _network_in(message), list(_interfaces_in(message))
+            if route not in networks:
+                continue
+            if not interfaces or not others.issuperset(interfaces):
+                names = ", ".join(map(_interface_name, interfaces)) or "nowhere"
                 raise Unavailable(
                     f"network {route} is routed to {names} already: remove that route "
                     f"(`ip route del {route}`) or choose another plane"
                 )
+            metrics.append(message.get("priority") or 0)
+    return max(metrics) + 1 if metrics else None
 
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN of linux/rtnetlink.h
