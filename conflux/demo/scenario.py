@@ -42,8 +42,8 @@ def run_demo(*, keep: bool, megabytes: int) -> bool:
     if lacking:
         raise Unavailable("the demo needs " + "; and ".join(lacking))
     picture = Picture()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # As a Ctrl-C: by default neither would remove the folder. nohup is heeded.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # As an exception: by default none would remove the folder. nohup is heeded.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="veilnet-demo-") as folder, ExitStack() as stack:

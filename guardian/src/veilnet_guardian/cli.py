@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -183,10 +184,7 @@ def user_add(store: Store, email: str, password_stdin: bool) -> None:
     from veilnet_guardian import names, users
 
     email = names.email(email)
-    if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _ask_password()
     hashed = users.hash_password(password)
 
     async def work(session: AsyncSession, _keys: Keys) -> str:
@@ -194,6 +192,20 @@ def user_add(store: Store, email: str, password_stdin: bool) -> None:
 
     click.echo(_write(store, work))
     _say(f"user {email} can log in")
+
+
+def _ask_password() -> str:
+    # Ctrl-C as an exception: before it ends, the terminal gets its echo back.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, KeyboardInterrupt):
+            raise
+    finally:
+        signal.signal(signal.SIGINT, former)
+    signal.raise_signal(signal.SIGINT)
+    raise click.Abort
 
 
 @main.group()
