@@ -6,7 +6,9 @@ import zlib
 
 from conflux.api import WireError
 
-_PORTS = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite: ports come first
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+
+_PORTS = frozenset({TCP, UDP, 33, 132, 136})  # and DCCP, SCTP, UDP-Lite: ports come first
 
 
 def addresses(packet: memoryview) -> tuple[bytes, bytes]:
@@ -18,6 +20,38 @@ def addresses(packet: memoryview) -> tuple[bytes, bytes]:
     if version == 6 and size >= 40:
         return bytes(packet[8:24]), bytes(packet[24:40])
     raise WireError("not an IP packet")
+
+
+def transport(packet: memoryview) -> tuple[int, int] | None:
+    """Return (protocol, where its header begins), behind IPv4 options and IPv6 extensions.
+
+    None for a fragment other than the first, which has no such header. *packet* is one that
+    `addresses` took for IP. Raises WireError if it ends before that place.
+    """
+    if packet[0] >> 4 == 4:
+        at = (packet[0] & 0x0F) * 4
+        if not 20 <= at <= len(packet):
+            raise WireError("IPv4 header of an impossible size")
+        return None if packet[6] & 0x1F or packet[7] else (packet[9], at)
+    protocol, at, size = packet[6], 40, len(packet)
+    while protocol in _EXTENSIONS:
+        if at + 8 > size:
+            raise WireError("packet ends within its IPv6 extension headers")
+        if protocol == _FRAGMENT:
+            if packet[at + 2] or packet[at + 3] & 0xF8:
+                return None
+            length = 8
+        else:
+            length = 8 * (packet[at + 1] + 1)
+        protocol, at = packet[at], at + length
+    if at > size:
+        raise WireError("packet ends within its IPv6 extension headers")
+    return protocol, at
+
+
+_FRAGMENT = 44
+_EXTENSIONS = frozenset({0, 43, _FRAGMENT, 60})
+"""Hop-by-hop and destination options, routing, fragment (RFC 8200 §4): what a host looks behind."""
 
 
 def is_unicast(address: bytes) -> bool:

@@ -19,7 +19,7 @@ from conflux.anchor import handshake
 from conflux.api import Buffer, UsageError, WireError
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.token import fingerprint_of
-from conflux.wire import checkpoint, inband, ip
+from conflux.wire import checkpoint, fragment, icmp, inband, ip, mss
 from conflux.wire.control import (
     Answer,
     Ask,
@@ -151,7 +151,7 @@ def superframe(data: bytes) -> None:
 
 
 def packet(data: bytes) -> None:
-    """An IP packet: ends and flow."""
+    """An IP packet: ends and flow; what a SYN, a fragment or an error of it would be."""
     view = memoryview(data)
     try:
         source, destination = ip.addresses(view)
@@ -160,6 +160,35 @@ def packet(data: bytes) -> None:
     fits(len(source) == len(destination) in (4, 16))
     fits(0 <= ip.flow_hash(view) < 1 << 32)
     ip.is_unicast(destination)
+    shortened(view)
+    complained_about(view, destination)
+
+
+def shortened(view: memoryview) -> None:
+    """To 68 bytes, the least that IPv4 knows, and a SYN to what IPv6 needs at least."""
+    lowered = mss.clamped(view, 1_280)
+    fits(lowered is None or (len(lowered) == len(view) and lowered != view))
+    try:
+        parts = fragment.fragments(view, 68) if fragment.may_be_cut(view) else []
+    except WireError:
+        return
+    fits(all(len(part) <= 68 and ip.addresses(memoryview(part)) for part in parts))
+
+
+def complained_about(view: memoryview, source: bytes) -> None:
+    may = icmp.may_be_answered(view)
+    try:
+        quoted = icmp.quoted_ends(view)
+    except WireError:
+        return
+    fits(not (may and quoted))
+    if may:
+        for error in (
+            icmp.too_big(view, source=source, mtu_bytes=1_280),
+            icmp.host_unreachable(view, source=source),
+        ):
+            fits(icmp.quoted_ends(memoryview(error)) == ip.addresses(view))
+            fits(not icmp.may_be_answered(memoryview(error)))
 
 
 def in_band(data: bytes) -> None:

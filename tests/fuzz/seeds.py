@@ -20,10 +20,10 @@ from fuzz_receiver import FRIEND, HANDSHAKES, HOLDS, ME, PACKETS, Receiver, oper
 from fuzz_targets import GENUINE  # noqa: E402
 
 from conflux.api import Buffer  # noqa: E402
-from conflux.testing.packets import udp_packet  # noqa: E402
+from conflux.testing.packets import SYN, ip_packet, tcp_packet, udp_packet  # noqa: E402
 from conflux.testing.simnet import SimNetwork  # noqa: E402
 from conflux.testing.simnet.underlay import SimTether  # noqa: E402
-from conflux.wire import checkpoint  # noqa: E402
+from conflux.wire import checkpoint, icmp, ip  # noqa: E402
 from conflux.wire.control import Kind as ControlKind  # noqa: E402
 from conflux.wire.control import envelope  # noqa: E402
 from conflux.wire.frame import IN_STREAM, SIZE  # noqa: E402
@@ -104,11 +104,23 @@ def of_packet_auth() -> Iterator[Seed]:
 
 
 def packets() -> Iterator[bytes]:
-    for one, other in (("10.9.0.2", "10.9.0.1"), ("fd00::2", "fd00::1")):
-        yield udp_packet(ip_address(one), ip_address(other), b"hello")
-    tcp = bytearray(udp_packet(ip_address("10.9.0.2"), ip_address("10.9.0.1"), bytes(20)))
+    four = ip_address("10.9.0.2"), ip_address("10.9.0.1")
+    six = ip_address("fd00::2"), ip_address("fd00::1")
+    for ends in (four, six):
+        yield udp_packet(*ends, b"hello")
+    tcp = bytearray(udp_packet(*four, bytes(20)))
     tcp[9], tcp[6] = 6, 0x20
     yield bytes(tcp)
+    for ends in (four, six):
+        about = memoryview(udp_packet(*ends, b"hello"))
+        yield icmp.too_big(about, source=ends[1].packed, mtu_bytes=1_280)
+        yield icmp.host_unreachable(about, source=ends[1].packed)
+        yield tcp_packet(*ends, flags=SYN, options=b"\x01\x02\x04\x23\x28\x01\x04\x02")
+    yield ip_packet(*four, ip.UDP, bytes(100), may_be_cut=True)
+    options = bytearray(ip_packet(*four, ip.UDP, b"\x94\x04\x00\x00" + bytes(90), may_be_cut=True))
+    options[0] = 0x46
+    yield bytes(options)
+    yield ip_packet(*six, 0, b"\x2c" + bytes(7) + b"\x06\x00\x00\x01" + bytes(24))
 
 
 def record(packet: bytes) -> bytes:
