@@ -1,7 +1,7 @@
 """Configuration: flags win over variables, variables over `conflux.toml`, that over defaults.
 
     tun_name = "veilnet"            # VEILNET_TUN
-    mtu_bytes = 1500                # VEILNET_MTU
+    mtu_bytes = 1500                # VEILNET_MTU, 1280 to 65492
     log_format = "text"             # VEILNET_LOG_FORMAT, "text" or "json"
     packet_auth = "checkpoint"      # VEILNET_PACKET_AUTH, "handshake", "checkpoint" or "strict"
 
@@ -35,13 +35,12 @@ from types import MappingProxyType
 from typing import Any
 
 from conflux.api import Kind, Settings, UsageError
+from conflux.wire.features import MIN_MTU_BYTES
+from conflux.wire.frame import MAX_PACKET_BYTES
 
 FILE_NAME = "conflux.toml"
 LOG_FORMATS = ("text", "json")
 PACKET_AUTH = ("handshake", "checkpoint", "strict")
-MIN_MTU_BYTES = 1_280
-"""What every link must carry for IPv6 (RFC 8200 §5)."""
-MAX_MTU_BYTES = 65_535
 
 MIN_IDLE_S = 1
 MAX_IDLE_S = {"stream_s": 110, "route_s": 2_400, "tether_s": 2_400}
@@ -268,9 +267,9 @@ def _tun_name(value: object, place: str) -> str:
 
 def _mtu_bytes(value: object, place: str) -> int:
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if type(number) is not int or not MIN_MTU_BYTES <= number <= MAX_MTU_BYTES:
+    if type(number) is not int or not MIN_MTU_BYTES <= number <= MAX_PACKET_BYTES:
         raise UsageError(
-            f"{place}: {value!r} is no MTU: use {MIN_MTU_BYTES} to {MAX_MTU_BYTES} bytes"
+            f"{place}: {value!r} is no MTU: use {MIN_MTU_BYTES} to {MAX_PACKET_BYTES} bytes"
         )
     return number
 

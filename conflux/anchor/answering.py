@@ -195,7 +195,12 @@ class Answering:
             offer = Description(kind, tether.description)
         self._use.world.defer(
             lambda: handshake.make_answer(
-                me, received, peer, tether=offer, auth_level=self._use.auth_level
+                me,
+                received,
+                peer,
+                tether=offer,
+                auth_level=self._use.auth_level,
+                features=self._use.features,
             ),
             lambda pending, now: self._answered_now(ref, me, pending, tether, now),
             lambda error, _: self._gave_up(ref, error, tether),
@@ -289,6 +294,7 @@ class Answering:
             pending.answer.suite,
             pending.answer.auth_level,
             secrets,
+            pending.received.ask.features,
             asked=False,
             order=order_of(pending.received.ask),
             tether_kind=pending.answer.tether.kind if tether is not None else "",

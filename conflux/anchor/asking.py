@@ -128,6 +128,7 @@ class Asking:
             tether_kinds=self._kinds_for(target, now),
             avoid=avoid,
             wall=self._use.wall(now),
+            features=self._use.features,
         )
         ref = pending.ref
         # Sent again to "any relay" the same Ask would reach another node: those are made anew.
@@ -313,6 +314,7 @@ class Asking:
             answer.suite,
             answer.auth_level,
             secrets,
+            answer.features,
             asked=True,
             order=order_of(received.pending.ask),
             tether_kind=answer.tether.kind if tether is not None else "",

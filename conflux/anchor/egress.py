@@ -5,7 +5,9 @@ One Egresser for each destination address in use:
     IDLE ──packet──► ASKING ──session──► BOUND (waits for a route, then sends) ──closed──► IDLE
                         └──no answer──► back-off, 1 to 30 s, packets dropped ──► IDLE
 
-Packets that come before there is a way wait: 64 kB a destination, 16 MB in all, 5 s.
+Packets that come before there is a way wait: 64 kB a destination, 16 MB in all, 5 s. The system
+hears of those that nobody answered for (icmp_errors.py), and what is too long for the far end is
+made to fit, or the system hears of that (path_mtu.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from conflux.anchor.icmp_errors import IcmpErrors
+from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.route import Reach, Route
 from conflux.anchor.stream import Session, Spent
 from conflux.anchor.timers import Timer, Timers
@@ -62,6 +66,8 @@ class Egress:
         want: Callable[[Session, float], Reach],
         on_spent: Callable[[Session, float], None],
         on_sent: Callable[[Session, Route, bytearray, float], None],
+        path_mtu: PathMtu,
+        icmp: IcmpErrors,
     ) -> None:
         self._timers = timers
         self._counters = counters
@@ -69,6 +75,8 @@ class Egress:
         self._want = want
         self._on_spent = on_spent
         self._on_sent = on_sent
+        self._path_mtu = path_mtu
+        self._icmp = icmp
         self._egressers: dict[bytes, Egresser] = {}
         self._sessions: dict[bytes, Session] = {}
         self._networks: Sequence[Network] = ()
@@ -137,11 +145,15 @@ class Egress:
             self._wait(egresser, superframe, now)
             self._find_anew(egresser, session, reach, now)
             return
-        try:
-            self._seal_and_send(session, route, superframe, now)
-        except Spent:
-            self._wait(egresser, superframe, now)
-            self._on_spent(session, now)
+        fitted: Sequence[memoryview] = (superframe,)
+        if self._path_mtu.is_narrow(session):
+            fitted = self._path_mtu.fit(superframe, session, now=now)
+        for part in fitted:
+            try:
+                self._seal_and_send(session, route, part, now)
+            except Spent:
+                self._wait(egresser, part, now)
+                self._on_spent(session, now)
 
     def greet(self, session: Session, reach: Reach, *, now: float) -> bool:
         """Send an empty superframe, which proves that we hold the keys; False without a route."""
@@ -244,7 +256,7 @@ class Egress:
         egresser.asking = False
         egresser.retry_at = now + egresser.backoff_s
         egresser.backoff_s = min(2 * egresser.backoff_s, BACKOFF_MAX_S)
-        self._counters["packet_unanswered"] += len(list(self._drain(egresser)))
+        self._drop_unanswered(egresser, now)
 
     def drop_idle(self, now: float) -> None:
         for egresser in list(self._egressers.values()):
@@ -270,7 +282,7 @@ class Egress:
         elif not egresser.asking and now >= egresser.retry_at:
             egresser.asking = self._ask(egresser, now)
         elif not egresser.asking:
-            self._counters["packet_unanswered"] += len(list(self._drain(egresser)))
+            self._drop_unanswered(egresser, now)
 
     def _find_anew(self, egresser: Egresser, session: Session, reach: Reach, now: float) -> None:
         """No way to a peer that there was: it may have started anew, with other keys. Ask."""
@@ -306,10 +318,21 @@ class Egress:
     def _expire(self, egresser: Egresser, now: float) -> None:
         egresser.expiry = None
         while egresser.waiting and now >= egresser.waiting[0][0] + WAITING_S:
-            self._take_first(egresser)
             self._counters["packet_waited_in_vain"] += 1
+            self._tell_unreachable(self._take_first(egresser), now)
         if egresser.waiting:
             self._expire_after(egresser, egresser.waiting[0][0] + WAITING_S)
+
+    def _drop_unanswered(self, egresser: Egresser, now: float) -> None:
+        for superframe in self._drain(egresser):
+            self._counters["packet_unanswered"] += 1
+            self._tell_unreachable(superframe, now)
+
+    def _tell_unreachable(self, superframe: bytes, now: float) -> None:
+        """Nobody answered for what is in *superframe*: its senders need not wait any longer."""
+        whole = memoryview(superframe)
+        for _, start, end in records(whole):
+            self._icmp.host_unreachable(whole[start:end], now=now)
 
     def _drain(self, egresser: Egresser) -> list[bytes]:
         drained = []

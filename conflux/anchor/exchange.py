@@ -55,6 +55,7 @@ class Exchange:
         on_opened_again: Callable[[NodeId, float], None],
         on_other_kind: Callable[[NodeId, float], None],
         auth_level: AuthLevel,
+        features: int,
     ) -> None:
         self._kinds = TetherKinds(tether_kinds)
         self._use = Means(
@@ -68,6 +69,7 @@ class Exchange:
             post_every_way=post_every_way,
             kinds=self._kinds,
             auth_level=auth_level,
+            features=features,
             has_tether=has_tether,
             finish=self._finish,
         )

@@ -48,7 +48,7 @@ SUITES = (SUITE_1,)
 SUITE_NAMES = {SUITE_1: "X-Wing+ML-DSA-65+AES-256-GCM"}
 
 FEATURES = 0
-"""Bits for what a node can take beyond this version; unknown ones are ignored."""
+"""Bits for what every node can take beyond this version (wire/features.py)."""
 
 _ASK_INFO = b"VeilNet/1 ask"
 _ANSWER_INFO = b"VeilNet/1 answer seal"
@@ -170,6 +170,7 @@ def make_ask(
     tether_kinds: Sequence[str],
     avoid: Sequence[bytes],
     wall: float,
+    features: int = FEATURES,
 ) -> PendingAsk:
     """Begin: a fresh X-Wing key, tags for every team, sealed under the plane key."""
     key = HybridKey(me.crypto, me.entropy)
@@ -182,7 +183,7 @@ def make_ask(
         kem_public=key.public,
         suites=SUITES,
         auth_level=auth_level,
-        features=FEATURES,
+        features=features,
         tether_kinds=tether_kinds,
         avoid=avoid,
     )
@@ -233,6 +234,7 @@ def make_answer(
     *,
     tether: Description,
     auth_level: AuthLevel,
+    features: int = FEATURES,
 ) -> PendingAnswer:
     """Answer a verified Ask: seal, sign. Takes about a millisecond. Raises WireError."""
     key = HybridKey(me.crypto, me.entropy)
@@ -240,7 +242,7 @@ def make_answer(
         ask_hash=_hash(received.ask),
         suite=next(suite for suite in SUITES if suite in received.ask.suites),
         auth_level=max(auth_level, received.ask.auth_level),
-        features=FEATURES,
+        features=features,
         certificate=me.grant.certificate,
         kem_public=key.public,
         random=me.entropy(KEY_BYTES),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
+from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.stream import InStream, Session
 from conflux.anchor.world import World
 from conflux.api import MAX_MESSAGE_BYTES, Layout, WireError
-from conflux.wire import ip
+from conflux.wire import icmp, ip
 from conflux.wire.frame import HEADER_BYTES, IN_STREAM, INNER, OUTER, read_layout, records
 
 _Covers = Callable[[bytes], bool]
@@ -24,11 +25,13 @@ class Ingress:
         *,
         on_message: Callable[[Session, bytes, float], None],
         on_owed: Callable[[InStream, float], None],
+        path_mtu: PathMtu,
     ) -> None:
         self._world = world
         self._counters = counters
         self._on_message = on_message
         self._on_owed = on_owed
+        self._path_mtu = path_mtu
         self._streams: dict[int, InStream] = {}
         self._own: frozenset[bytes] = frozenset()
         self._plain = memoryview(bytearray(MAX_MESSAGE_BYTES))
@@ -96,6 +99,8 @@ class Ingress:
         if layout is not Layout.BARE:
             # Nobody may send it who has not seen it among our features (handshake.FEATURES).
             raise WireError("layout that was not offered")
+        if self._path_mtu.is_narrow(session):
+            superframe = self._path_mtu.clamp(superframe, session)
         start = end = 1
         for record, packet, after in records(superframe):
             if self._may_come_in(superframe[packet:after], peer.covers):
@@ -119,4 +124,23 @@ class Ingress:
         if destination not in self._own:
             self._counters["packet_destination_not_ours"] += 1
             return False
-        return True
+        protocol = packet[9] if len(source) == 4 else packet[6]
+        return protocol in _NEVER_ICMP or self._is_about_the_two(packet, destination, covers)
+
+    def _is_about_the_two(self, packet: memoryview, destination: bytes, covers: _Covers) -> bool:
+        """Tell whether *packet*, if it is an ICMP error, is about one that went to the peer.
+
+        Else a peer could break our flows with others (RFC 5927 §2).
+        """
+        try:
+            ends = icmp.quoted_ends(packet)
+        except WireError:
+            self._counters["packet_malformed"] += 1
+            return False
+        if ends is None or (ends[0] == destination and covers(ends[1])):
+            return True
+        self._counters["packet_icmp_about_others"] += 1
+        return False
+
+
+_NEVER_ICMP = frozenset({ip.TCP, ip.UDP})

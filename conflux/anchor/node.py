@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from conflux.anchor.egress import Egress, Egresser
 from conflux.anchor.exchange import Exchange
 from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
-from conflux.anchor.handshake import Standing
+from conflux.anchor.handshake import FEATURES, Standing
+from conflux.anchor.icmp_errors import IcmpErrors
 from conflux.anchor.identity import address_tag, node_tag, relay_tag
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
+from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.post import Flooding
 from conflux.anchor.relay import Relay
 from conflux.anchor.reporter import Reporter
@@ -35,7 +37,7 @@ from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import LinkSample, NodeId, Path, Router, WireError
-from conflux.wire import inband
+from conflux.wire import features, inband
 from conflux.wire.control import (
     VERSION,
     AuthLevel,
@@ -66,6 +68,7 @@ class Anchor:
         tether_kinds: Sequence[str],
         auth_level: AuthLevel,
         now: float,
+        mtu_bytes: int = features.DEFAULT_MTU_BYTES,
         idle: IdleTimes = IdleTimes(),  # noqa: B008 (frozen)
         silence_floor_s: float = SILENCE_FLOOR_S,
     ) -> None:
@@ -108,6 +111,7 @@ class Anchor:
             on_opened_again=self._opened_again,
             on_other_kind=self._ask_node,
             auth_level=auth_level,
+            features=FEATURES | features.of_mtu(mtu_bytes),
         )
         self.flooding = Flooding(
             self.neighbours,
@@ -118,8 +122,14 @@ class Anchor:
             shared_tag=lambda: self.standing.grant.control.shared_tag,
             deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
         )
+        self.icmp = IcmpErrors(world, counters)
+        path_mtu = PathMtu(mtu_bytes, self.icmp, counters)
         self.ingress = Ingress(
-            world, counters, on_message=self._in_stream, on_owed=self._report_owed
+            world,
+            counters,
+            on_message=self._in_stream,
+            on_owed=self._report_owed,
+            path_mtu=path_mtu,
         )
         self.packet_auth = PacketAuth(
             lambda: self.standing,
@@ -141,6 +151,8 @@ class Anchor:
             want=self._want,
             on_sent=self._sent,
             on_spent=lambda session, now: self.sessions.close(session, "key spent", now),
+            path_mtu=path_mtu,
+            icmp=self.icmp,
         )
         self.routing = Routing(
             me,
@@ -491,6 +503,7 @@ class Anchor:
         self.routing.drop_idle(now)
         self.relay.drop_idle(now)
         self.egress.drop_idle(now)
+        self.icmp.drop_idle(now)
         self.resender.drop_idle(now)
         self.exchange.drop_idle(now)
         self.flooding.drop_idle(now)

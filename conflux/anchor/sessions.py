@@ -29,6 +29,7 @@ from conflux.anchor.world import World
 from conflux.api import NodeId
 from conflux.wire.control import Purpose
 from conflux.wire.credentials import TeamKey
+from conflux.wire.features import mtu_of
 
 NO_ROUTE_S = 10.0
 """A session that no route reaches for this long is closed: the peer may have started anew."""
@@ -158,6 +159,7 @@ class Sessions(Mapping[NodeId, Session]):
             teams=done.teams,
             suite=done.suite,
             auth_level=done.auth_level,
+            mtu_bytes=mtu_of(done.features),
             tag=node_tag(self._standing().grant.plane_key, done.peer.node_id),
             transcript=done.secrets.transcript,
             out=OutStream(ours, now=now),

@@ -36,6 +36,8 @@ class Established:
     suite: int
     auth_level: AuthLevel
     secrets: Secrets
+    features: int
+    """What the peer says that it can take (wire/features.py)."""
     asked: bool
     """Whether this node asked: which of the two streams is its own."""
     order: tuple[int, bytes]
@@ -75,6 +77,8 @@ class Means:
     post_every_way: Post
     kinds: TetherKinds
     auth_level: AuthLevel
+    features: int
+    """What this node says that it can take (wire/features.py)."""
     has_tether: Callable[[NodeId], bool]
     finish: Finish
 

@@ -22,6 +22,7 @@ from conflux.anchor.tally import Tally
 from conflux.api import NodeId, WireError
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import TeamKey
+from conflux.wire.features import DEFAULT_MTU_BYTES
 from conflux.wire.frame import HEADER_BYTES, IN_STREAM, INNER, OUTER, TAG_BYTES
 from conflux.wire.replay import ReplayWindow
 
@@ -137,6 +138,8 @@ class Session:
     transcript: bytes = b""
     """Hash of the handshake's three messages."""
     inbound: InStream | None = None
+    mtu_bytes: int = DEFAULT_MTU_BYTES
+    """The largest packet that the peer's interface takes."""
     order: tuple[int, bytes] = (0, b"")
     """When it was asked for: of two sessions made at once, both ends keep the later one."""
     confirmed: bool = False

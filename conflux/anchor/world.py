@@ -51,6 +51,9 @@ class World(Protocol):
     def deliver(self, records: memoryview, layout: Layout) -> None:
         """Hand records to the TUN device. Keeps nothing of *records*."""
 
+    def tell_system(self, packet: bytes) -> None:
+        """Hand the TUN device an ICMP error of our own about a packet that came out of it."""
+
     def granted(self, grant: Grant) -> None:
         """Guardian sent a new grant, which is in force; its control credentials may be new."""
 

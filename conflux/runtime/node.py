@@ -175,6 +175,7 @@ class Node:
                 auth_level=AuthLevel[self._launch.config.packet_auth.upper()],
                 idle=IdleTimes(**self._launch.config.idle),
                 now=world.now(),
+                mtu_bytes=self._launch.config.mtu_bytes,
             )
             stack.callback(self._end_anchor, anchor, world)
             world.drive(anchor.timers)

@@ -92,6 +92,7 @@ def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
         "loss": _loss(best),
         "cipher_suite": SUITE_NAMES[session.suite],
         "packet_auth": session.auth_level.name.lower(),
+        "mtu_bytes": session.mtu_bytes,
         "teams": [team.name for team in session.teams],
     }
 

@@ -25,6 +25,7 @@ from conflux.api import (
 from conflux.registry import Registry
 from conflux.runtime.tethers import Tethers
 from conflux.wire.credentials import Grant
+from conflux.wire.frame import SIZE
 
 T = TypeVar("T")
 _Begin = Callable[[TetherDriver], Awaitable[Tether]]
@@ -179,6 +180,9 @@ class LiveWorld:
             # Taken away this moment: the pump finds that out too and ends the node.
             with contextlib.suppress(Closed):
                 self.tun.send(records, layout)
+
+    def tell_system(self, packet: bytes) -> None:
+        self.deliver(memoryview(SIZE.pack(len(packet)) + packet), Layout.BARE)
 
     # What happened
 

@@ -25,6 +25,9 @@ PROBE = struct.Struct(">IQ")
 HEADER_BYTES = OUTER.size + INNER.size
 TAG_BYTES = 16
 MAX_SUPERFRAME_BYTES = MAX_MESSAGE_BYTES - HEADER_BYTES - TAG_BYTES
+SIZE = struct.Struct(">H")
+MAX_PACKET_BYTES = MAX_SUPERFRAME_BYTES - 1 - SIZE.size
+"""The largest packet that a superframe has room for, and so the largest MTU of a node."""
 MAX_HOPS = 5
 """Four relays and the destination: the hop limit that a source sets."""
 
@@ -44,7 +47,6 @@ class MessageType(enum.IntEnum):
 
 DATA_BYTE = VERSION << 4 | MessageType.DATA
 
-SIZE = struct.Struct(">H")
 _VIRTIO_HEADER_BYTES = 10
 _MIN_PACKET_BYTES = 20
 

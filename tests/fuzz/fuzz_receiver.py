@@ -49,7 +49,7 @@ from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.fakes.crypto import FakeSigner
 from conflux.testing.packets import udp_packet
 from conflux.testing.simnet.guardian import HANDLE, SimGuardian
-from conflux.wire import inband, ip
+from conflux.wire import features, icmp, inband, ip
 from conflux.wire.control import AuthLevel, Description, Kind, Purpose, Target, TargetKind, envelope
 from conflux.wire.credentials import Grant
 from conflux.wire.frame import OUTER, SIZE, read_outer, records
@@ -64,6 +64,8 @@ HOLDS = 0x80
 
 TEAM = "ops"
 ME, FRIEND, STRANGER = "10.9.0.1", "10.9.0.2", "10.9.0.3"
+FRIENDS_MTU_BYTES = 1_280
+"""Below this node's: packets to the friend, and SYNs both ways, have to be made to fit."""
 
 
 class StubTether(Tether):
@@ -179,6 +181,12 @@ class StubWorld:
             if source not in self.sources or destination not in self.destinations:
                 raise AssertionError("a packet came in that no certificate allows")
 
+    def tell_system(self, packet: bytes) -> None:
+        ends = ip.addresses(memoryview(packet))
+        quoted = icmp.quoted_ends(memoryview(packet))
+        if quoted is None or quoted[0] != ends[1] or ends[1] not in self.destinations:
+            raise AssertionError("the system is told of what it did not send")
+
     def granted(self, grant: Grant) -> None:
         own = {interface.packed for interface in grant.certificate.addresses}
         self.destinations |= own
@@ -293,6 +301,7 @@ class Receiver:
             handshake.SUITE_1,
             AuthLevel.HANDSHAKE,
             Secrets(THEIRS, OURS, bytes(32), bytes(32)),
+            features.of_mtu(FRIENDS_MTU_BYTES),
             asked=False,
             order=(0, b""),
         )

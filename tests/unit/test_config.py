@@ -159,11 +159,11 @@ def test_plugin_settings_are_not_shown(tmp_path: Path) -> None:
         ),
         (
             "mtu_bytes = 100\n",
-            "DIR/conflux.toml:1:1: 100 is no MTU: use 1280 to 65535 bytes",
+            "DIR/conflux.toml:1:1: 100 is no MTU: use 1280 to 65492 bytes",
         ),
         (
             "mtu_bytes = true\n",
-            "DIR/conflux.toml:1:1: True is no MTU: use 1280 to 65535 bytes",
+            "DIR/conflux.toml:1:1: True is no MTU: use 1280 to 65492 bytes",
         ),
         (
             'tun_name = "not/a/name"\n',
@@ -213,7 +213,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"VEILNET_MTU": "big"}, "VEILNET_MTU: 'big' is no MTU: use 1280 to 65535 bytes"),
+        ({"VEILNET_MTU": "big"}, "VEILNET_MTU: 'big' is no MTU: use 1280 to 65492 bytes"),
         (
             {"VEILNET_PLUGIN_ROUTR": "x"},
             "unknown variable VEILNET_PLUGIN_ROUTR: did you mean VEILNET_PLUGIN_ROUTER?",

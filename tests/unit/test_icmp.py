@@ -155,6 +155,12 @@ def test_unknown_icmp_of_ipv4_counts_as_an_error(kind):
     assert not icmp.may_be_answered(memoryview(packet))
 
 
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 100, 127, 137])
+def test_errors_and_redirects_of_icmpv6_are_not_answered(kind):
+    packet = ip_packet(*ENDS[6][:2], ip.ICMPV6, bytes((kind,)) + bytes(47))
+    assert not icmp.may_be_answered(memoryview(packet))
+
+
 @given(st.binary(min_size=40, max_size=120), families)
 def test_noise_gives_wire_error_and_nothing_else(noise, family):
     packet = memoryview(bytes((family << 4 | noise[0] & 0x0F,)) + noise[1:])

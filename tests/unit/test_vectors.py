@@ -23,6 +23,7 @@ from conflux.wire import inband
 from conflux.wire.codec import Reader
 from conflux.wire.control import Answer, Ask, Open, read_envelope
 from conflux.wire.credentials import Certificate, Grant, LoginRequest, _network
+from conflux.wire.features import mtu_of
 from conflux.wire.frame import INNER, OUTER, read_outer, read_probe, records
 
 FOLDER = Path(__file__).parents[1] / "vectors"
@@ -110,6 +111,12 @@ def test_code_takes_superframe_apart(case):
     superframe = memoryview(unhex(case["bytes"]))
     found = [superframe[start:end].hex() for _, start, end in records(superframe)]
     assert found == case["values"]["packets"]
+
+
+@pytest.mark.parametrize("case", VECTORS["features"], ids=by_comment)
+def test_code_and_second_decoder_find_the_mtu_among_the_features(case):
+    assert mtu_of(case["features"]) == case["mtu_bytes"]
+    assert second.mtu_bytes(case["features"]) == case["mtu_bytes"]
 
 
 @pytest.mark.parametrize("case", HANDSHAKES, ids=by_comment)

@@ -30,7 +30,7 @@ from conflux.api import KEM_CIPHERTEXT_BYTES, IceServer, Layout, Signer
 from conflux.testing.fakes import FakeCrypto
 from conflux.testing.packets import udp_packet
 from conflux.testing.simnet.guardian import SimGuardian
-from conflux.wire import inband
+from conflux.wire import features, inband
 from conflux.wire.control import (
     Answer,
     Ask,
@@ -372,7 +372,30 @@ def credentials(f: Fixture) -> Values:
     }
 
 
-def shake_hands(f: Fixture, comment: str, purpose: Purpose, target: Target) -> Values:
+def features_said() -> list[Values]:
+    said = [
+        ("nothing: an older node", 0, 1_500),
+        ("9,000 bytes", features.of_mtu(9_000), 9_000),
+        ("1,280 bytes, beside bits that are not given out", features.of_mtu(1_280) | 0xFFFF, 1_280),
+        ("less than IPv6 needs", features.of_mtu(576), 1_280),
+    ]
+    assert all(features.mtu_of(bits) == mtu_bytes for _, bits, mtu_bytes in said)
+    return [
+        {"comment": comment, "features": bits, "mtu_bytes": mtu_bytes}
+        for comment, bits, mtu_bytes in said
+    ]
+
+
+def shake_hands(
+    f: Fixture,
+    comment: str,
+    purpose: Purpose,
+    target: Target,
+    *,
+    mtus: tuple[int, int] | None = None,
+) -> Values:
+    """With *mtus* the two nodes say what their interfaces carry."""
+    said = [features.of_mtu(mtu_bytes) for mtu_bytes in mtus] if mtus else [0, 0]
     pending = handshake.make_ask(
         f.a,
         target,
@@ -381,6 +404,7 @@ def shake_hands(f: Fixture, comment: str, purpose: Purpose, target: Target) -> V
         tether_kinds=("webrtc", "sim"),
         avoid=(bytes(range(32)),),
         wall=float(WALL),
+        features=said[0],
     )
     received = handshake.open_ask(f.b, pending.message[2:], wall=float(WALL))
     answered = handshake.make_answer(
@@ -389,6 +413,7 @@ def shake_hands(f: Fixture, comment: str, purpose: Purpose, target: Target) -> V
         f.b.verify(received.ask, float(WALL)),
         tether=Description("webrtc", b"an offer"),
         auth_level=AuthLevel.STRICT,
+        features=said[1],
     )
     accepted = handshake.open_answer(f.a, pending, answered.message[2:], wall=float(WALL))
     with mock.patch.object(handshake, "hkdf_extract", wraps=hkdf_extract) as extract:
@@ -571,12 +596,20 @@ def build() -> Values:
         "superframes": superframes(),
         "probes": probes(),
         "inband": in_band(f),
+        "features": features_said(),
         "pseudonyms": pseudonyms(f),
         "credentials": credentials(f),
         "handshakes": [
             shake_hands(f, "streams and a tether; two teams in common", Purpose.STREAM, address),
             shake_hands(
                 f, "a tether alone, with any relay", Purpose.TETHER, Target(TargetKind.ANY_RELAY)
+            ),
+            shake_hands(
+                f,
+                "streams between interfaces of 9,000 and 1,500 bytes",
+                Purpose.STREAM,
+                address,
+                mtus=(9_000, 1_500),
             ),
         ],
         "refused": refused(f),

@@ -274,6 +274,14 @@ def _cut(tags: bytes) -> list[str]:
     return [tags[at : at + TAG].hex() for at in range(0, len(tags), TAG)]
 
 
+# inside.md §1
+
+
+def mtu_bytes(features: int) -> int:
+    said = features // 65_536
+    return max(said, 1_280) if said else 1_500
+
+
 # control.md §3
 
 

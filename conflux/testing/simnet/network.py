@@ -15,6 +15,7 @@ from conflux.testing.simnet.guardian import HANDLE, SimGuardian
 from conflux.testing.simnet.node import TETHER_KIND, SimNode
 from conflux.testing.simnet.underlay import Link, Underlay
 from conflux.wire.control import AuthLevel
+from conflux.wire.features import DEFAULT_MTU_BYTES
 
 EPOCH_S = 1_800_000_000
 """Guardian's clock, Unix seconds, when the virtual one says 0."""
@@ -66,6 +67,7 @@ class SimNetwork:
         router: Callable[[], Router] = EqualRouter,
         packet_auth: AuthLevel | None = None,
         tether_kinds: Sequence[str] = (TETHER_KIND,),
+        mtu_bytes: int = DEFAULT_MTU_BYTES,
     ) -> SimNode:
         """Add and start a node. Without *address* it gets the next ones of 10.77/16 and fd77::/64.
 
@@ -85,6 +87,7 @@ class SimNetwork:
             router,
             self.packet_auth if packet_auth is None else packet_auth,
             tether_kinds,
+            mtu_bytes,
         )
         return node
 

@@ -65,14 +65,19 @@ class SimNode:
         router: Callable[[], Router],
         packet_auth: AuthLevel,
         tether_kinds: Sequence[str],
+        mtu_bytes: int,
     ) -> None:
         self.name = name
         self.packet_auth = packet_auth
         """What it offers from its next start on."""
         self.tether_kinds = tuple(tether_kinds)
         """The same, best first."""
+        self.mtu_bytes = mtu_bytes
+        """What its TUN device carries from its next start on."""
         self.addresses = [ip_interface(address).ip for address in addresses]
         self.received: list[Arrival] = []
+        self.told: list[Arrival] = []
+        """ICMP errors of its own about packets that it sent."""
         self.events: list[tuple[float, str]] = []
         """What the protocol told its world: streams opened and closed, routes changed, grants."""
         self.answers_pings = True
@@ -113,6 +118,7 @@ class SimNode:
             tether_kinds=self.tether_kinds,
             auth_level=self.packet_auth,
             now=self.now(),
+            mtu_bytes=self.mtu_bytes,
             idle=network.idle,
             silence_floor_s=0.0,  # the virtual clock stalls nobody
         )
@@ -216,6 +222,9 @@ class SimNode:
             if self.keeps_received:
                 self.received.append(Arrival(self.now(), packet))
             self._answer(packet)
+
+    def tell_system(self, packet: bytes) -> None:
+        self.told.append(Arrival(self.now(), packet))
 
     def _answer(self, packet: bytes) -> None:
         source, destination = (ip_address(raw) for raw in ip.addresses(memoryview(packet)))
