@@ -15,7 +15,10 @@ from conflux.api.types import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationRequest:
-    """What a new conflux asks for; empty means that the server chooses."""
+    """What a new conflux asks for; empty means that the server chooses.
+
+    `cidr`: its address, or one for each range of the plane, parted by a comma.
+    """
 
     token: str
     tag: str = ""
@@ -29,18 +32,18 @@ class RegistrationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What the server granted. `address` is in CIDR form, with the plane's prefix length."""
+    """What the server granted. `addresses`, one or more, come with the plane's prefix length."""
 
     conflux_id: str
     conflux_token: str
     tag: str
     plane: str
-    address: str
+    addresses: Sequence[str]
     teams: Sequence[str] = ()
     ignored_teams: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        return f"Registration(conflux_id={self.conflux_id!r}, address={self.address!r})"
+        return f"Registration(conflux_id={self.conflux_id!r}, addresses={self.addresses!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,4 +22,5 @@ def info(config_dir: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(table, indent=2))
         return
     for name, value in table.items():
-        click.echo(f"{name.replace('_', ' '):<22} {value}")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        click.echo(f"{name.replace('_', ' '):<22} {shown}")

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 @guardian_option
 @click.option("--tag", envvar="VEILNET_CONFLUX_TAG", default="", help="A name for this conflux.")
 @click.option(
-    "--cidr", envvar="VEILNET_CONFLUX_CIDR", default="", help="The address it shall have."
+    "--cidr",
+    envvar="VEILNET_CONFLUX_CIDR",
+    default="",
+    help="The address it shall have; in a plane with IPv4 and IPv6 one of each, comma-separated.",
 )
 @click.option(
     "--teams", envvar="VEILNET_CONFLUX_TEAMS", default="", help="Teams to join, comma-separated."
@@ -88,11 +91,11 @@ def register(
         cidr=cidr,
         teams=[team for name in teams.split(",") if (team := name.strip())],
     )
-    membership = _register(
+    membership, addresses = _register(
         guardian or DEFAULT_GUARDIAN, request, folder(config_dir), tun_name, wait_s
     )
     _save(path, membership, folder(config_dir))
-    click.echo(f"registered {membership.tag or membership.conflux_id} as {membership.address}")
+    click.echo(f"registered {membership.tag or membership.conflux_id} as {addresses}")
     run_node(
         membership,
         config_dir=config_dir,
@@ -105,7 +108,7 @@ def register(
 
 def _register(
     guardian: str, request: RegistrationRequest, where: Path, tun_name: str | None, wait_s: float
-) -> Membership:
+) -> tuple[Membership, str]:
     import asyncio
 
     from conflux.config import load_config
@@ -116,7 +119,7 @@ def _register(
     if registration.ignored_teams:
         names = ", ".join(registration.ignored_teams)
         click.echo(f"warning: not a member of these teams, ignored: {names}", err=True)
-    return enrol.membership(guardian, registration)
+    return enrol.membership(guardian, registration), ", ".join(registration.addresses)
 
 
 def _save(path: Path, membership: Membership, where: Path) -> None:

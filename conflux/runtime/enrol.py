@@ -78,5 +78,5 @@ def membership(guardian: str, registration: Registration) -> Membership:
         conflux_id=registration.conflux_id,
         tag=registration.tag,
         plane=registration.plane,
-        address=registration.address,
+        address=registration.addresses[0],
     )

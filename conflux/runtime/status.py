@@ -60,6 +60,7 @@ def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
         "tag": membership.tag,
         "node_id": "",
         "address": membership.address,
+        "addresses": [membership.address] if membership.address else [],
         "plane": membership.plane,
         "guardian": membership.guardian,
     }
@@ -70,6 +71,7 @@ def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
             "id": _uuid(certificate.conflux_id),
             "node_id": anchor.standing.node_id.hex(),
             "address": str(certificate.addresses[0]) if certificate.addresses else "",
+            "addresses": [str(address) for address in certificate.addresses],
             "plane": grant.plane_name,
             "certificate_serial": certificate.serial,
             "certificate_not_after": certificate.not_after,
@@ -85,6 +87,7 @@ def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
     return {
         "node_id": session.node_id.hex(),
         "address": str(addresses[0].ip) if addresses else "",
+        "addresses": [str(address.ip) for address in addresses],
         "path": [node.hex() for node in best.path] if best else [],
         "paths": [[node.hex() for node in route.path] for route in routes],
         "tether": best.neighbour.kind if best else "",

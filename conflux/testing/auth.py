@@ -70,8 +70,9 @@ class AuthConformance(abc.ABC):
         assert granted.conflux_token
         assert granted.plane
         assert granted.tag == "kit"
-        address = ip_interface(granted.address)
-        assert address.network.prefixlen < address.max_prefixlen, "the plane's prefix length"
+        assert granted.addresses
+        for address in map(ip_interface, granted.addresses):
+            assert address.network.prefixlen < address.max_prefixlen, "the plane's prefix length"
 
     @_with_server
     async def test_login_gives_a_session_and_a_sealed_grant(

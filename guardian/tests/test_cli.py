@@ -92,6 +92,14 @@ def test_tokens_are_printed_alone(ready: Run) -> None:
     assert re.search(r"conflux [0-9a-f-]{36}, tag london, has 10.8.0.1/24", made.stderr)
 
 
+def test_plane_of_both_families_gives_a_conflux_two_addresses(ready: Run) -> None:
+    made = ready("plane", "create", "both", "10.9.0.0/24,fd00:9::/64")
+    UUID(made.stdout.strip())
+    assert "plane both covers 10.9.0.0/24,fd00:9::/64" in made.stderr
+    where = ("--user", "alice@example.com", "--plane", "both")
+    assert "has 10.9.0.1/24, fd00:9::1/64" in ready("conflux", "create", *where).stderr
+
+
 def test_password_is_prompted_for_twice(run: Run) -> None:
     added = run("user", "add", "alice@example.com", stdin=f"{PASSWORD}\n{PASSWORD}\n")
     assert added.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 
 import pytest
@@ -39,6 +40,56 @@ def test_downgrade_leaves_nothing() -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+
+
+FIRST_SCHEMA = """
+    INSERT INTO users VALUES ('u', 'alice@example.com', 'hash', 1);
+    INSERT INTO planes (id, name, cidr, key, owner_id, created_at)
+        VALUES ('4', 'four', '10.8.0.0/24', x'00', 'u', 1),
+            ('6', 'six', 'fd00:8::/64', x'00', NULL, 1);
+    INSERT INTO registration_tokens VALUES ('t', x'00', 'u', '4', 1, 2, NULL);
+    INSERT INTO teams VALUES ('dev', 'dev', 'u', 0, 1, x'00', 1);
+    INSERT INTO conflux (id, tag, user_id, plane_id, address, token_id, created_at)
+        VALUES ('a', 'a', 'u', '4', '10.8.0.1', 'x', 1), ('b', 'b', 'u', '6', 'fd00:8::1', 'x', 1);
+    INSERT INTO team_conflux VALUES ('dev', 'a'), ('dev', 'b');
+    INSERT INTO team_planes VALUES ('dev', '6');
+"""
+
+
+def test_database_of_the_first_schema_keeps_all_that_is_in_it(data_dir: DataDir) -> None:
+    path = data_dir.root / "guardian.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    alembic = migrations.config()
+    with engine.begin() as connection:
+        alembic.attributes["connection"] = connection
+        command.upgrade(alembic, "0001")
+    engine.dispose()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.executescript(FIRST_SCHEMA)
+    open_once(data_dir)
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT id, cidr4, cidr6 FROM planes ORDER BY id").fetchall() == [
+            ("4", "10.8.0.0/24", None),
+            ("6", None, "fd00:8::/64"),
+        ]
+        assert raw.execute("SELECT id, address4, address6 FROM conflux ORDER BY id").fetchall() == [
+            ("a", "10.8.0.1", None),
+            ("b", None, "fd00:8::1"),
+        ]
+        for table, rows in (("team_conflux", 2), ("team_planes", 1), ("registration_tokens", 1)):
+            assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)  # noqa: S608
+        assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_foreign_keys_hold_again_after_a_migration(data_dir: DataDir) -> None:
+    async def main() -> None:
+        db = Database(data_dir)
+        await db.open()
+        async with db.write() as session:
+            assert (await session.execute(sa.text("PRAGMA foreign_keys"))).scalar_one() == 1
+        await db.close()
+
+    asyncio.run(main())
 
 
 def test_two_first_uses_at_once_make_one_database(data_dir: DataDir) -> None:

@@ -191,6 +191,38 @@ def test_conflux_registers_with_address_and_teams(world: MakeWorld) -> None:
     asyncio.run(main())
 
 
+def test_conflux_in_a_dual_stack_plane_has_an_address_of_each_family(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice = await w.user("alice@example.com")
+            wanted = {"name": "both", "cidr": "fd00:8::/64,10.8.0.0/24"}
+            made = await w.client.post("/plane", json=wanted, headers=alice)
+            assert made.json()["cidr"] == "10.8.0.0/24,fd00:8::/64"
+            token = await token_for(w, alice, "both")
+
+            async def register(cidr: str) -> Any:
+                return await w.client.post("/conflux/register", headers=token, json={"cidr": cidr})
+
+            first = (await register("")).json()
+            assert first["addresses"] == ["10.8.0.1/24", "fd00:8::1/64"]
+            assert first["address"] == "10.8.0.1/24"
+            second = (await register("fd00:8::9")).json()
+            assert second["addresses"] == ["10.8.0.2/24", "fd00:8::9/64"]
+            third = (await register("fd00:8::a,10.8.0.10")).json()
+            assert third["addresses"] == ["10.8.0.10/24", "fd00:8::a/64"]
+            refused(await register("10.8.0.3,fd00:8::9"), 409, "fd00:8::9 is taken in plane both")
+            assert (await register("")).json()["addresses"] == ["10.8.0.3/24", "fd00:8::2/64"]
+            listed = (await w.client.get("/conflux/list", headers=alice)).json()
+            assert first["addresses"] in [one["addresses"] for one in listed]
+            node = await w.node("alice@example.com", "both")
+            grant = await node.login(w.client)
+            addresses = list(map(str, grant.certificate.addresses))
+            assert addresses == ["10.8.0.4/24", "fd00:8::3/64"]
+            assert len(grant.control.tags) == 3, "its handle, and a tag for each address"
+
+    asyncio.run(main())
+
+
 def test_impossible_registrations_say_what_to_do(world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:

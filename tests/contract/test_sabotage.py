@@ -709,7 +709,7 @@ class Unplaned(MemoryAuth):
             conflux_token=granted.conflux_token,
             tag=granted.tag,
             plane=granted.plane,
-            address=granted.address.partition("/")[0],
+            addresses=[address.partition("/")[0] for address in granted.addresses],
         )
 
 

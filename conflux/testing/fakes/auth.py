@@ -61,7 +61,7 @@ class MemoryGuardian:
             conflux_token=f"vnc_{number:06}",
             tag=request.tag or f"conflux-{number}",
             plane="memory",
-            address=request.cidr or f"10.128.{number // 256}.{number % 256}/16",
+            addresses=[request.cidr or f"10.128.{number // 256}.{number % 256}/16"],
             teams=tuple(request.teams),
         )
         self.registrations[granted.conflux_token] = granted

@@ -216,10 +216,13 @@ def plane() -> None:
 @plane.command("create")
 @store_options
 @click.argument("name")
-@click.argument("cidr")
+@click.argument("cidr", metavar="CIDR[,CIDR]")
 @click.option("--owner", default="", metavar="EMAIL", help="Default: common to all users.")
 def plane_create(store: Store, name: str, cidr: str, owner: str) -> None:
-    """Create plane NAME with the address range CIDR and print its id."""
+    """Create plane NAME with the address range CIDR and print its id.
+
+    IPv4, IPv6, or one of each parted by a comma: then each conflux gets an address of both.
+    """
     from veilnet_guardian import planes, users
 
     async def work(session: AsyncSession, _keys: Keys) -> str:
@@ -370,8 +373,8 @@ def conflux_create(store: Store, email: str, plane_name: str, tag: str) -> None:
     async def work(session: AsyncSession, keys: Keys) -> tuple[str, str]:
         owner, where = await users.get(session, email), await planes.get(session, plane_name)
         made = await confluxes.create(session, keys.tokens, owner, where, tag=tag, now=_now())
-        address = confluxes.address_in(made.conflux, made.plane)
-        return made.token, f"conflux {made.conflux.id}, tag {made.conflux.tag}, has {address}"
+        addresses = ", ".join(map(str, made.conflux.addresses_in(made.plane)))
+        return made.token, f"conflux {made.conflux.id}, tag {made.conflux.tag}, has {addresses}"
 
     made, line = _write(store, work)
     click.echo(made)

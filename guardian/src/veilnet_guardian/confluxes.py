@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
 from uuid import UUID, uuid4
 
 from sqlalchemy import select, update
@@ -49,15 +48,18 @@ async def create(
 ) -> Registered:
     """Add a conflux of *user* in *plane*. Teams that the user cannot attach are ignored.
 
-    Raises Invalid or Conflict for the tag or the address.
+    *cidr*: the addresses that it shall have, parted by a comma. Raises Invalid or Conflict for the
+    tag or an address.
     """
     conflux_id = uuid4()
+    addresses = await planes.allocate(session, plane, cidr)
     conflux = Conflux(
         id=conflux_id,
         tag=names.name(tag, of="tag") if tag else f"conflux-{conflux_id.hex[:8]}",
         user_id=user.id,
         plane_id=plane.id,
-        address=str(await planes.allocate(session, plane, cidr)),
+        address4=str(addresses[4]) if 4 in addresses else None,
+        address6=str(addresses[6]) if 6 in addresses else None,
         token_id=uuid4(),
         created_at=now,
     )
@@ -81,11 +83,6 @@ def refuse_portal(portal: bool) -> None:
     """Raises Invalid if *portal* is asked for."""
     if portal:
         raise Invalid("portal mode is not available yet: register without it")
-
-
-def address_in(conflux: Conflux, plane: Plane) -> str:
-    """The conflux's address in CIDR form, with the plane's prefix length."""
-    return f"{conflux.address}/{ip_network(plane.cidr).prefixlen}"
 
 
 async def plane_of(session: AsyncSession, conflux: Conflux) -> Plane:

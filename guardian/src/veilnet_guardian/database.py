@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
-SCHEMA_HEAD = "0001"
+SCHEMA_HEAD = "0002"
 """The newest migration. Where the database has it already, alembic need not even be imported."""
 
 BUSY_TIMEOUT_MS = 10_000
@@ -97,8 +97,11 @@ class Database:
     async def _migrate(self) -> None:
         from veilnet_guardian.migrations import upgrade
 
-        async with self._engine.execution_options(guardian_writes=True).begin() as connection:
+        migrating = self._engine.execution_options(guardian_writes=True, guardian_migrates=True)
+        async with migrating.begin() as connection:
             await connection.run_sync(upgrade)
+        # What is opened from now on keeps foreign keys again.
+        await self._engine.dispose()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -143,5 +146,8 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("guardian_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("guardian_migrates", False):
+        # SQLite alters a table by dropping it: with foreign keys its rows' children would go too.
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("guardian_writes") else "BEGIN")

@@ -11,6 +11,14 @@ team's key only the present epoch is kept: an old one would serve nobody but a t
 
 from __future__ import annotations
 
+from ipaddress import (
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 from uuid import UUID
 
 from sqlalchemy import (
@@ -25,6 +33,9 @@ from sqlalchemy import (
     Uuid,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -64,16 +75,30 @@ class User(Base):
 
 
 class Plane(Base):
-    """An isolated address range. Without an owner it is common to all users of this Guardian."""
+    """An isolated address range, or one of each family; at least one is there.
+
+    Without an owner it is common to all users of this Guardian.
+    """
 
     __tablename__ = "planes"
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     name: Mapped[str] = mapped_column(String(63), unique=True)
-    cidr: Mapped[str] = mapped_column(String(43))
+    cidr4: Mapped[str | None] = mapped_column(String(18))
+    cidr6: Mapped[str | None] = mapped_column(String(43))
     key: Mapped[bytes] = mapped_column(LargeBinary(32))
     owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def ranges(self) -> list[Network]:
+        """IPv4 first."""
+        return [ip_network(cidr) for cidr in (self.cidr4, self.cidr6) if cidr]
+
+    @property
+    def cidr(self) -> str:
+        """All ranges, parted by a comma, as `planes.parse_ranges` takes them."""
+        return ",".join(map(str, self.ranges))
 
 
 class Team(Base):
@@ -133,19 +158,34 @@ class RegistrationToken(Base):
 
 
 class Conflux(Base):
-    """A registered node. `token_id` is the `jti` of the one conflux token that is good for it."""
+    """A registered node. `token_id` is the `jti` of the one conflux token that is good for it.
+
+    It has an address in each range of its plane, without a prefix length, in the canonical form of
+    its family.
+    """
 
     __tablename__ = "conflux"
-    __table_args__ = (UniqueConstraint("plane_id", "address"),)
+    __table_args__ = (
+        UniqueConstraint("address4", "plane_id"),
+        UniqueConstraint("address6", "plane_id"),
+    )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     tag: Mapped[str] = mapped_column(String(63), index=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
     plane_id: Mapped[UUID] = mapped_column(ForeignKey("planes.id"))
-    address: Mapped[str] = mapped_column(String(39))
-    """Without a prefix length, in the canonical form of its version."""
+    address4: Mapped[str | None] = mapped_column(String(15))
+    address6: Mapped[str | None] = mapped_column(String(39))
     token_id: Mapped[UUID] = mapped_column(Uuid)
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+    def addresses_in(self, plane: Plane) -> list[Interface]:
+        """Its addresses with the prefix length of *plane*, which is its own; IPv4 first."""
+        found = {4: self.address4, 6: self.address6}
+        return [
+            ip_interface(f"{found[network.version]}/{network.prefixlen}")
+            for network in plane.ranges
+        ]
 
 
 class CertificateRecord(Base):

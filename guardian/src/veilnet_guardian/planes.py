@@ -1,17 +1,9 @@
-"""Planes, isolated address ranges, and which address a conflux gets in one."""
+"""Planes, isolated address ranges, and which addresses a conflux gets in one."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_interface,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from uuid import uuid4
 
 from sqlalchemy import or_, select
@@ -20,14 +12,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from veilnet_guardian import names
 from veilnet_guardian.errors import Conflict, Forbidden, Invalid, NotFound
 from veilnet_guardian.keys import fresh_key
-from veilnet_guardian.models import Conflux, Plane, User
+from veilnet_guardian.models import Conflux, Network, Plane, User
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 
-def parse_range(cidr: str) -> Network:
-    """Return the range of a new plane. Raises Invalid."""
+def parse_ranges(cidr: str) -> list[Network]:
+    """Return the ranges of a new plane: one, or one of each family, parted by a comma.
+
+    Raises Invalid.
+    """
+    ranges = [_parse_range(part) for part in cidr.split(",")]
+    if len({network.version for network in ranges}) < len(ranges):
+        raise Invalid(
+            f"{cidr[:80]!r} has two ranges of one family: "
+            "a plane has one of IPv4, one of IPv6, or one of each"
+        )
+    return ranges
+
+
+def _parse_range(cidr: str) -> Network:
     try:
         network = ip_network(cidr.strip())
     except ValueError:
@@ -49,28 +53,37 @@ def parse_range(cidr: str) -> Network:
     return network
 
 
-def parse_wanted(cidr: str, plane: Plane) -> Address:
-    """Return the host address that a conflux asks for, with or without a prefix length.
+def parse_wanted(cidr: str, plane: Plane) -> dict[Network, Address]:
+    """Return the host addresses that a conflux asks for, by the plane's range that each is of.
 
-    Raises Invalid if it is not an address that a host of *plane* can have.
+    They are parted by a comma, at most one of each range, with or without a prefix length. Raises
+    Invalid if there is one that a host of *plane* cannot have.
     """
+    wanted: dict[Network, Address] = {}
+    for part in cidr.split(",") if cidr else ():
+        network, address = _parse_wanted(part, plane)
+        if network in wanted:
+            raise Invalid(f"{cidr[:80]!r} has two addresses of {network}: ask for one")
+        wanted[network] = address
+    return wanted
+
+
+def _parse_wanted(cidr: str, plane: Plane) -> tuple[Network, Address]:
     try:
         address = ip_interface(cidr.strip()).ip
     except ValueError:
         raise Invalid(
             f"{cidr[:80]!r} is not an address: take one of plane {plane.name}, {plane.cidr}"
         ) from None
-    network = ip_network(plane.cidr)
-    if address not in network:
+    network = next((network for network in plane.ranges if address in network), None)
+    if network is None:
         raise Invalid(
             f"{address} is outside plane {plane.name}: take an address of {plane.cidr}, or none"
         )
     first, last = _hosts(network)
     if not first <= int(address) <= last:
-        raise Invalid(
-            f"{address} is the network or broadcast address of {plane.cidr}: take another"
-        )
-    return address
+        raise Invalid(f"{address} is the network or broadcast address of {network}: take another")
+    return network, address
 
 
 def next_free(network: Network, taken: Collection[Address]) -> Address:
@@ -96,29 +109,39 @@ def _hosts(network: Network) -> tuple[int, int]:
     return first + 1, last - 1
 
 
-async def allocate(session: AsyncSession, plane: Plane, cidr: str) -> Address:
-    """Return the address that *cidr* asks for, or the next free one. Inside a write."""
-    rows = await session.execute(select(Conflux.address).where(Conflux.plane_id == plane.id))
-    taken = {ip_address(address) for address in rows.scalars()}
-    if not cidr:
-        return next_free(ip_network(plane.cidr), taken)
-    address = parse_wanted(cidr, plane)
-    if address in taken:
-        raise Conflict(f"{address} is taken in plane {plane.name}: take another, or none")
-    return address
+async def allocate(session: AsyncSession, plane: Plane, cidr: str) -> dict[int, Address]:
+    """Return an address of each of the plane's ranges, by IP version. Inside a write.
+
+    The ones that *cidr* asks for; where it names none, the next free one. Raises Invalid, Conflict.
+    """
+    wanted = parse_wanted(cidr, plane)
+    allotted: dict[int, Address] = {}
+    for network in plane.ranges:
+        column = Conflux.address4 if network.version == 4 else Conflux.address6
+        rows = await session.execute(select(column).where(Conflux.plane_id == plane.id))
+        taken = {ip_address(address) for address in rows.scalars() if address}
+        address = wanted.get(network) or next_free(network, taken)
+        if address in taken:
+            raise Conflict(f"{address} is taken in plane {plane.name}: take another, or none")
+        allotted[network.version] = address
+    return allotted
 
 
 async def create(
     session: AsyncSession, name: str, cidr: str, *, owner: User | None, now: int
 ) -> Plane:
-    """Add a plane; without *owner* it is common to all users. Raises Invalid, Conflict."""
-    name, network = names.name(name, of="plane name"), parse_range(cidr)
+    """Add a plane with one range or, parted by a comma, one of each family.
+
+    Without *owner* it is common to all users. Raises Invalid, Conflict.
+    """
+    name, ranges = names.name(name, of="plane name"), parse_ranges(cidr)
     if (await session.execute(select(Plane.id).where(Plane.name == name))).first():
         raise Conflict(f"plane {name} exists already: take another name")
     plane = Plane(
         id=uuid4(),
         name=name,
-        cidr=str(network),
+        cidr4=next((str(network) for network in ranges if network.version == 4), None),
+        cidr6=next((str(network) for network in ranges if network.version == 6), None),
         key=fresh_key(),
         owner_id=None if owner is None else owner.id,
         created_at=now,

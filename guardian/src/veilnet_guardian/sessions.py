@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from ipaddress import ip_interface
 from uuid import uuid4
 
 from sqlalchemy import delete, select
@@ -107,7 +106,7 @@ class Logins:
             plane_id=plane.id.bytes,
             sign_public=request.sign_public,
             kem_public=request.kem_public,
-            addresses=[ip_interface(confluxes.address_in(conflux, plane))],
+            addresses=conflux.addresses_in(plane),
             not_before=now,
             not_after=now + self._certificate_s,
         )

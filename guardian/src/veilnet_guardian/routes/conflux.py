@@ -29,7 +29,9 @@ MAX_TEAM_NAMES = 100
 class Wanted(Body):
     tag: Text = Field(default="", description="A name for people; made up if empty.")
     cidr: Text = Field(
-        default="", description="Address wanted, inside the plane; the next free one if empty."
+        default="",
+        description="Address wanted, inside the plane; of a plane with two ranges one of each, "
+        "parted by a comma. Where none is named, the next free one.",
     )
     teams: list[Text] = Field(default=[], max_length=MAX_TEAM_NAMES)
     portal: bool = False
@@ -44,7 +46,8 @@ class Registered(BaseModel):
     conflux_token: str = Field(description="Lives as long as the conflux. Shown this once.")
     tag: str
     plane: str
-    address: str = Field(description="With the plane's prefix length.")
+    address: str = Field(description="The first of `addresses`.")
+    addresses: list[str] = Field(description="With the plane's prefix length, IPv4 first.")
     teams: list[str]
     ignored_teams: list[str] = Field(description="Unknown, or the user is no member of them.")
 
@@ -53,28 +56,33 @@ class ConfluxInfo(BaseModel):
     conflux_id: UUID
     tag: str
     plane: str
-    address: str
+    address: str = Field(description="The first of `addresses`.")
+    addresses: list[str] = Field(description="With the plane's prefix length, IPv4 first.")
     created_at: int = Field(description="Unix seconds.")
 
 
 def _registered(made: confluxes.Registered) -> Registered:
+    addresses = [str(address) for address in made.conflux.addresses_in(made.plane)]
     return Registered(
         conflux_id=made.conflux.id,
         conflux_token=made.token,
         tag=made.conflux.tag,
         plane=made.plane.name,
-        address=confluxes.address_in(made.conflux, made.plane),
+        address=addresses[0],
+        addresses=addresses,
         teams=made.teams,
         ignored_teams=made.ignored_teams,
     )
 
 
 def _info(conflux: Conflux, plane: Plane) -> ConfluxInfo:
+    addresses = [str(address) for address in conflux.addresses_in(plane)]
     return ConfluxInfo(
         conflux_id=conflux.id,
         tag=conflux.tag,
         plane=plane.name,
-        address=confluxes.address_in(conflux, plane),
+        address=addresses[0],
+        addresses=addresses,
         created_at=conflux.created_at,
     )
 

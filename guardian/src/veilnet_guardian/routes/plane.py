@@ -16,13 +16,16 @@ router = APIRouter(prefix="/plane", tags=["plane"])
 
 class NewPlane(Body):
     name: Text
-    cidr: Text = Field(description="Address range, IPv4 or IPv6, such as 10.8.0.0/24.")
+    cidr: Text = Field(
+        description="Address range, IPv4 or IPv6, such as 10.8.0.0/24; or one of each, "
+        "parted by a comma: 10.8.0.0/24,fd00:8::/64."
+    )
 
 
 class PlaneInfo(BaseModel):
     id: UUID
     name: str
-    cidr: str
+    cidr: str = Field(description="As in the request, IPv4 first.")
     common: bool = Field(description="Open to every user of this Guardian.")
     own: bool
 

@@ -33,15 +33,12 @@ def json_object(body: bytes) -> Mapping[str, object]:
 
 def registration(answer: Mapping[str, object]) -> Registration:
     """Check the answer to POST /conflux/register."""
-    address = _line(answer, "address")
-    if "/" not in address:
-        raise ValueError("'address' without a prefix length")
     return Registration(
         conflux_id=_line(answer, "conflux_id"),
         conflux_token=_token(answer, "conflux_token"),
         tag=_line(answer, "tag", may_be_empty=True),
         plane=_line(answer, "plane"),
-        address=str(ip_interface(address)),
+        addresses=_addresses(answer),
         teams=_lines(answer, "teams"),
         ignored_teams=_lines(answer, "ignored_teams"),
     )
@@ -78,6 +75,13 @@ def _line(answer: Mapping[str, object], name: str, *, may_be_empty: bool = False
     if not isinstance(value, str) or one_line(value) != value or not (value or may_be_empty):
         raise ValueError(f"{name!r} is no line of text")
     return value
+
+
+def _addresses(answer: Mapping[str, object]) -> list[str]:
+    addresses = _lines(answer, "addresses")
+    if not addresses or not all("/" in address for address in addresses):
+        raise ValueError("'addresses' without a prefix length, or none")
+    return [str(ip_interface(address)) for address in addresses]
 
 
 def _lines(answer: Mapping[str, object], name: str) -> list[str]:
