@@ -30,7 +30,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -322,16 +322,22 @@ exec env --ignore-signal=CHLD cat >/dev/null
 
 
 class Host(Place):
-    """A computer on the Internet of the lab: one cable, `eth0`, and one underlay address."""
+    """A computer on the Internet of the lab: one cable, `eth0`, and one underlay address.
+
+    With `Internet.give_ipv6` two.
+    """
 
     def __init__(self, world: World, name: str, number: int) -> None:
         super().__init__(world, name)
         self.address = IPv4Address(f"10.10.{number}.2")
         self.gateway = IPv4Address(f"10.10.{number}.1")
+        self.address6 = IPv6Address(f"fd10:{number:x}::2")
+        """Once `Internet.give_ipv6` was called."""
+        self.gateway6 = IPv6Address(f"fd10:{number:x}::1")
 
 
 class Internet:
-    """The router between all hosts: the world's own network namespace, 10.10.0.0/16.
+    """The router between all hosts: the world's own network namespace, 10.10.0.0/16, fd10::/16.
 
     Programs may run at the router too, as servers in the middle of the network: their address is
     `address`. Use other networks for overlays.
@@ -362,6 +368,23 @@ class Internet:
         self._ip(f"-netns {name} route add default via {host.gateway}")
         self.hosts[name] = host
         return host
+
+    def give_ipv6(self, *hosts: Host) -> None:
+        """Give *hosts* an IPv6 address each, besides the other one, and a way to those that have.
+
+        Firewalls and `cut` are for IPv4: a host whose cable was cut has no way by IPv6 after.
+        """
+        self.world.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"])
+        for host in hosts:
+            for inside, device, addresses in (
+                ("", host.name, ("fe80::1", host.gateway6)),
+                (f"-netns {host.name} ", "eth0", ("fe80::2", host.address6)),
+            ):
+                for address in addresses:
+                    # Routers look for neighbours from a link-local address (RFC 4861 §7.2.2).
+                    # No duplicate detection: it takes a second and finds nothing.
+                    self._ip(f"{inside}address add {address}/64 dev {device} nodad")
+            self._ip(f"-netns {host.name} route add default via {host.gateway6}")
 
     def block(self, one: Host, other: Host) -> None:
         """Firewall two hosts from each other: what one sends to the other silently disappears."""

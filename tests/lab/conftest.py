@@ -193,8 +193,13 @@ class Conflux:
             return {}
 
     @functools.cached_property
+    def addresses(self) -> list[str]:
+        """IPv4 first."""
+        return [str(address).partition("/")[0] for address in self.info()["addresses"]]
+
+    @property
     def address(self) -> str:
-        return str(self.info()["address"]).partition("/")[0]
+        return self.addresses[0]
 
     @property
     def node_id(self) -> str:
@@ -210,11 +215,19 @@ class Conflux:
                 return [[names.get(node, node) for node in way] for way in ways if way]
         return []
 
-    def ping(self, other: Conflux, *options: str, count: int = 1, wait_s: int = 10) -> list[float]:
-        """Ping *other* over the overlay; return the round trips in ms, none if no answer came."""
+    def ping(
+        self, to: Conflux | str, *options: str, count: int = 1, wait_s: int = 10
+    ) -> list[float]:
+        """Ping over the overlay; return the round trips in ms, none if no answer came."""
+        answer = self.ping_text(to, *options, count=count, wait_s=wait_s)
+        return [float(ms) for ms in re.findall(r"time=([\d.]+) ms", answer)]
+
+    def ping_text(self, to: Conflux | str, *options: str, count: int = 1, wait_s: int = 10) -> str:
+        """Ping and return all that is printed."""
         argv = ["ping", "-n", "-c", str(count), "-i", "0.2", "-W", str(wait_s), *options]
-        answer = self.host.run([*argv, other.address], check=False, timeout_s=60)
-        return [float(ms) for ms in re.findall(r"time=([\d.]+) ms", answer.stdout)]
+        address = to if isinstance(to, str) else to.address
+        done = self.host.run([*argv, address], check=False, timeout_s=60)
+        return done.stdout + done.stderr
 
     def reaches(self, other: Conflux) -> bool:
         return bool(self.ping(other, wait_s=1))
@@ -283,16 +296,22 @@ class Overlay:
             process = place.popen(argv, stdout=file, stderr=subprocess.STDOUT, **streams)
         return process, out
 
-    def serve_stream(self, at: Conflux, size_bytes: int, *, port: int = 9000) -> Callable[[], None]:
-        """Serve streams of *size_bytes* at a conflux's overlay address; return what ends that."""
-        process, out = self.program(at.host, "transfer", "serve", at.address, port, size_bytes)
+    def serve_stream(
+        self, at: Conflux, size_bytes: int, *, address: str = "", port: int = 9000
+    ) -> Callable[[], None]:
+        """Serve streams of *size_bytes* at an overlay address; return what ends that."""
+        where = address or at.address
+        process, out = self.program(at.host, "transfer", "serve", where, port, size_bytes)
         self.until(lambda: "ready" in out.read_text(), "the server")
         self._served = out
         return process.kill
 
-    def fetch_stream(self, source: Conflux, at: Conflux, *, port: int = 9000) -> Fetch:
+    def fetch_stream(
+        self, source: Conflux, at: Conflux, *, address: str = "", port: int = 9000
+    ) -> Fetch:
         """Start to fetch a stream that `serve_stream` serves at *source*."""
-        return Fetch(self, *self.program(at.host, "transfer", "fetch", source.address, port))
+        where = address or source.address
+        return Fetch(self, *self.program(at.host, "transfer", "fetch", where, port))
 
     def sent_digests(self) -> set[str]:
         """SHA-256 of each stream that was sent whole by the last `serve_stream`."""

@@ -77,6 +77,18 @@ class TestNetwork:
         with pytest.raises(lab.LabError):
             internet.unblock(london, tokyo)
 
+    def test_hosts_that_were_given_ipv6_reach_each_other_by_it_too(
+        self, internet: lab.Internet
+    ) -> None:
+        london, tokyo, relay = (internet.host(name) for name in ("london", "tokyo", "relay"))
+        internet.give_ipv6(london, tokyo)
+        assert reaches(london, tokyo.address6)
+        assert reaches(tokyo, london.address6)
+        assert not reaches(relay, london.address6)
+        internet.block(london, tokyo)
+        assert not reaches(london, tokyo.address)
+        assert reaches(london, tokyo.address6)
+
     def test_cut_takes_the_carrier_and_mend_brings_it_back(self, internet: lab.Internet) -> None:
         london, tokyo = internet.host("london"), internet.host("tokyo")
         internet.cut(london)

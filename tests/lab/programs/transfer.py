@@ -16,7 +16,8 @@ BLOCK = 1 << 20
 
 
 def serve(host: str, port: int, size: int) -> None:
-    listener = socket.create_server((host, port), backlog=64)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=64)
     print("ready", flush=True)
     for seed in range(1_000_000):
         connection, _ = listener.accept()
