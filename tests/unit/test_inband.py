@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from conflux.api import WireError
 from conflux.wire.inband import (
     Flood,
+    Found,
     LabelUnknown,
     Reason,
+    Seek,
     Setup,
     SetupFailed,
     SetupOk,
@@ -20,8 +22,19 @@ from conflux.wire.inband import (
 
 route_ids = st.binary(min_size=16, max_size=16)
 labels = st.integers(0, 2**32 - 1)
-paths = st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=6, unique=True)
+nodes = st.binary(min_size=32, max_size=32)
+paths = st.lists(nodes, min_size=2, max_size=6, unique=True)
 reasons = st.sampled_from(list(Reason))
+
+
+@st.composite
+def seeks(draw):
+    target, *path = draw(st.lists(nodes, min_size=2, max_size=6, unique=True))
+    left = draw(st.integers(0, 5 - len(path)))
+    avoid = draw(st.lists(nodes, max_size=16, unique=True))
+    return Seek(draw(route_ids), left, target, path, avoid)
+
+
 messages = st.one_of(
     st.builds(Setup, route_ids, st.integers(0, 65_535), paths),
     st.builds(SetupOk, route_ids, labels, st.lists(labels, max_size=4)),
@@ -31,6 +44,8 @@ messages = st.one_of(
     st.builds(
         Flood, route_ids, st.integers(0, 4), route_ids, route_ids, st.binary(max_size=16_000)
     ),
+    seeks(),
+    st.builds(Found, route_ids, st.lists(nodes, min_size=3, max_size=6, unique=True)),
 )
 
 
@@ -70,3 +85,27 @@ def test_paths_too_short_too_long_or_with_a_loop_are_refused(path):
 def test_a_flood_that_no_lane_could_pass_on_is_refused():
     with pytest.raises(WireError):
         decode(Flood(bytes(16), 4, bytes(16), bytes(16), bytes(17_000)).encode())
+
+
+NODES = [bytes([n]) * 32 for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Seek(bytes(16), 5, NODES[0], NODES[1:2]),
+        Seek(bytes(16), 3, NODES[0], NODES[1:4]),
+        Seek(bytes(16), 0, NODES[0], NODES[1:7]),
+        Seek(bytes(16), 4, NODES[0], []),
+        Seek(bytes(16), 1, NODES[0], [NODES[1], NODES[2], NODES[1]]),
+        Seek(bytes(16), 1, NODES[1], NODES[1:3]),
+        Seek(bytes(16), 1, NODES[0], NODES[1:3], NODES[3:20]),
+        Seek(bytes(16), 1, NODES[0], NODES[1:3], [NODES[4], NODES[4]]),
+        Found(bytes(16), NODES[:2]),
+        Found(bytes(16), NODES[:7]),
+        Found(bytes(16), [NODES[0], NODES[1], NODES[0]]),
+    ],
+)
+def test_seeks_and_answers_that_no_route_could_follow_are_refused(message):
+    with pytest.raises(WireError):
+        decode(message.encode())

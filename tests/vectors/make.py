@@ -26,7 +26,7 @@ from conflux.anchor.handshake import Secrets, Standing, StreamKeys, message_ref
 from conflux.anchor.identity import Identity
 from conflux.anchor.seal import ENCAPSULATED_BYTES, HybridKey, hkdf_extract
 from conflux.anchor.stream import OutStream
-from conflux.api import KEM_CIPHERTEXT_BYTES, IceServer, Layout, Signer
+from conflux.api import KEM_CIPHERTEXT_BYTES, IceServer, Layout, NodeId, Signer
 from conflux.testing.fakes import FakeCrypto
 from conflux.testing.packets import udp_packet
 from conflux.testing.simnet.guardian import SimGuardian
@@ -218,6 +218,18 @@ def inband_values(message: inband.Message) -> Values:
                 "sender": message.sender.hex(),
                 "message": message.message.hex(),
             }
+        case inband.Seek():
+            return {
+                "kind": 7,
+                "id": message.seek_id.hex(),
+                "relays_left": message.relays_left,
+                "target": message.target.hex(),
+                "path": [node.hex() for node in message.path],
+                "avoid": [node.hex() for node in message.avoid],
+            }
+        case inband.Found():
+            path = [node.hex() for node in message.path]
+            return {"kind": 8, "id": message.seek_id.hex(), "path": path}
 
 
 # The sections of the file
@@ -311,6 +323,8 @@ def in_band(f: Fixture) -> list[Values]:
         inband.Teardown(route, inband.Reason.IDLE),
         inband.LabelUnknown(0xA1B2C3D4),
         inband.Flood(route, 4, bytes(16), bytes(range(16, 32)), b"\x01\x01a sealed message"),
+        inband.Seek(route, 3, nodes[1], [nodes[0], node(0)], [node(1), node(2)]),
+        inband.Found(route, [nodes[0], node(0), nodes[1]]),
     ]
     return [
         case(type(message).__name__, message.encode(), inband_values(message))
@@ -509,7 +523,7 @@ def refused(f: Fixture) -> list[Values]:
         ("certificate", "prefix of 33 bits", spliced(certificate, address_at + 5, b"\x21")),
         ("certificate", "address of 5 bytes", spliced(certificate, address_at, b"\x05")),
         ("network", "a bit behind the prefix", b"\x04\xc0\x00\x02\x01\x18"),
-        ("inband", "unknown kind", b"\x07" + bytes(16)),
+        ("inband", "unknown kind", b"\x09" + bytes(16)),
         ("inband", "kind 0", b"\x00"),
         ("inband", "nothing", b""),
         ("inband", "path of one node", b"\x01" + bytes(16) + b"\x00\x5a\x01" + bytes(32)),
@@ -520,6 +534,11 @@ def refused(f: Fixture) -> list[Values]:
         ("inband", "reason 7", b"\x04" + bytes(16) + b"\x07"),
         ("inband", "a tail", b"\x05" + bytes(5)),
         ("inband", "five relays left", b"\x06" + bytes(16) + b"\x05" + bytes(34)),
+        ("inband", "more relays than a route has", seek(4, path=2)),
+        ("inband", "target on the path", seek(1, path=2, target=1)),
+        ("inband", "no source", seek(4, path=0)),
+        ("inband", "seventeen to avoid", seek(1, path=1, avoid=17)),
+        ("inband", "found next door", b"\x08" + bytes(16) + b"\x02" + bytes(32) + b"\x01" * 32),
         ("envelope", "version 2", b"\x02\x01" + bytes(40)),
         ("envelope", "kind 0", b"\x01\x00" + bytes(40)),
         ("envelope", "kind 7", b"\x01\x07" + bytes(40)),
@@ -552,9 +571,22 @@ def spliced(data: bytes, at: int, byte: bytes) -> bytes:
     return data[:at] + byte + data[at + 1 :]
 
 
+def node(number: int) -> NodeId:
+    return NodeId(bytes((number,)) * 32)
+
+
+def counted(numbers: range) -> bytes:
+    """A list of nodes: how many, then each."""
+    return bytes((len(numbers),)) + b"".join(map(node, numbers))
+
+
 def long_path() -> bytes:
-    nodes = b"".join(bytes((number,)) * 32 for number in range(7))
-    return b"\x01" + bytes(16) + b"\x00\x5a\x07" + nodes
+    return b"\x01" + bytes(16) + b"\x00\x5a" + counted(range(7))
+
+
+def seek(relays_left: int, *, path: int, target: int = 99, avoid: int = 0) -> bytes:
+    head = b"\x07" + bytes(16) + bytes((relays_left,)) + node(target)
+    return head + counted(range(path)) + counted(range(50, 50 + avoid))
 
 
 def long_description() -> bytes:

@@ -63,6 +63,12 @@ class Fields:
         require(count <= most, "list over its limit")
         return [item() for _ in range(count)]
 
+    def nodes(self, least: int, most: int) -> Sequence[str]:
+        """route.md §1: NodeIds of which none stands twice."""
+        nodes = self.list(8, lambda: self.raw(NODE_ID).hex(), most)
+        require(len(set(nodes)) == len(nodes) >= least, "no path")
+        return nodes
+
     def one_of(self, bits: int, *allowed: int) -> int:
         value = self.u(bits)
         require(value in allowed, "unknown value")
@@ -305,12 +311,10 @@ def inband(data: bytes) -> Values:
 
 
 def _inband(f: Fields) -> Values:
-    kind = f.one_of(8, 1, 2, 3, 4, 5, 6)
+    kind = f.one_of(8, *range(1, 9))
     if kind == 1:
         values = {"route": f.raw(16).hex(), "idle_s": f.u(16)}
-        path = f.list(8, lambda: f.raw(NODE_ID).hex(), most=6)
-        require(len(path) >= 2 and len(set(path)) == len(path), "no path")
-        return {"kind": kind, **values, "path": path}
+        return {"kind": kind, **values, "path": f.nodes(2, 6)}
     if kind == 2:
         values = {"route": f.raw(16).hex(), "label": f.u(32)}
         return {"kind": kind, **values, "rtts_us": f.list(8, lambda: f.u(32), most=4)}
@@ -318,6 +322,10 @@ def _inband(f: Fields) -> Values:
         return {"kind": kind, "route": f.raw(16).hex(), "reason": f.one_of(8, 1, 2, 3, 4, 5, 6)}
     if kind == 5:
         return {"kind": kind, "label": f.u(32)}
+    if kind == 7:
+        return {"kind": kind, "id": f.raw(16).hex(), **_seek(f)}
+    if kind == 8:
+        return {"kind": kind, "id": f.raw(16).hex(), "path": f.nodes(3, 6)}
     return {
         "kind": kind,
         "id": f.raw(16).hex(),
@@ -326,6 +334,14 @@ def _inband(f: Fields) -> Values:
         "sender": f.raw(TAG).hex(),
         "message": f.vec(16).hex(),
     }
+
+
+def _seek(f: Fields) -> Values:
+    left, target = f.u(8), f.raw(NODE_ID).hex()
+    path = f.nodes(1, 5)
+    require(len(path) - 1 + left <= 4, "more relays than a route has")
+    require(target not in path, "past its target")
+    return {"relays_left": left, "target": target, "path": path, "avoid": f.nodes(0, 16)}
 
 
 # frame.md
