@@ -6,8 +6,11 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-API_VERSION = (1, 0)
-"""(major, minor) of every contract in `conflux.api`. A plugin names the one it was written for."""
+API_VERSION = (1, 1)
+"""(major, minor) of every contract in `conflux.api`. A plugin names the one it was written for.
+
+1.1: `Tether.unit_bytes`.
+"""
 
 
 class Kind(enum.StrEnum):

@@ -113,6 +113,17 @@ class Tether(abc.ABC):
     def room_bytes(self) -> int:
         """How much `send` would take right now, in bytes; 0 when closed or full."""
 
+    @property
+    def unit_bytes(self) -> int:
+        """The largest message worth sending right now, 1 to MAX_MESSAGE_BYTES; `send` takes larger.
+
+        A message is lost with any part of it. A driver that cuts messages into datagrams says here
+        how long they should be for the size and the loss that it measures on its path, so that most
+        of what is sent arrives. The sender packs no more than this into one message, but never cuts
+        a packet for it. It may change with every call, and is cheap to ask for.
+        """
+        return MAX_MESSAGE_BYTES
+
     @abc.abstractmethod
     def stats(self) -> TetherStats: ...
 

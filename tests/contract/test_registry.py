@@ -104,7 +104,7 @@ def test_nothing_usable_lists_every_candidate_with_its_reason(registry: Registry
     registry.add(
         describing(
             driver("a", api=(2, 0)),
-            driver("b", api=(1, 1)),
+            driver("b", api=(1, 9)),
             driver("c", platforms=frozenset({"win32", "darwin"})),
             driver("d", probe=unavailable("needs CAP_NET_ADMIN")),
             driver("e", probe=explode),
@@ -116,8 +116,8 @@ def test_nothing_usable_lists_every_candidate_with_its_reason(registry: Registry
         registry.select(Kind.TUN, needs=["offload", "ipv6"])
     reasons = str(caught.value)
     assert "\n" not in reasons
-    assert "a: written for plugin API 2.0, this kernel has 1.0" in reasons
-    assert "b: written for plugin API 1.1, this kernel has 1.0" in reasons
+    assert "a: written for plugin API 2.0, this kernel has 1.1" in reasons
+    assert "b: written for plugin API 1.9, this kernel has 1.1" in reasons
     assert "c: runs on darwin, win32 only, this is linux" in reasons
     assert "f: cannot do offload" in reasons
     with pytest.raises(UsageError) as caught:

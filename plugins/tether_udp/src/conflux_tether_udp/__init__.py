@@ -1,0 +1,1 @@
+"""Sealed UDP datagrams as tethers for VeilNet Conflux."""

@@ -1,0 +1,550 @@
+"""Both lanes of one tether, without socket and clock.
+
+    egress    send ─► Cutter ─► wire           send_reliable ─► ReliableOut ─► flush ─► wire
+    ingress   batch ─► (Reassembly) ─► Opener ─► datagram
+                                          └─ items ─► Paths, PathMtu, Loss, ReliableIn ─► reliable
+
+What runs inside has its own congestion control, so the datagram lane has none (RFC 8085 §3.1.11).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from conflux.api import MAX_MESSAGE_BYTES, Buffer, WireError
+from conflux_tether_udp import control, keys
+from conflux_tether_udp.control import Ack, Challenge, Close, Report, Response, Segment
+from conflux_tether_udp.datagram import (
+    BASE_BYTES,
+    HEADER_BYTES,
+    MAX_DATAGRAM_BYTES,
+    MAX_PIECES,
+    OVERHEAD_BYTES,
+    TAILS,
+    Cutter,
+    Kind,
+    single,
+)
+from conflux_tether_udp.keys import TAG_BYTES
+from conflux_tether_udp.loss import Loss
+from conflux_tether_udp.paths import Address, Path, Paths, Why
+from conflux_tether_udp.pmtu import PathMtu, State
+from conflux_tether_udp.reassembly import Reassembly, Tally
+from conflux_tether_udp.reliable import ReliableIn, ReliableOut, RoundTrip
+
+REPORT_S = 0.1
+"""After the first message since the last report."""
+QUIET_S = 0.3
+"""Messages went out and nothing came by the current path for so long: it is asked."""
+UNREPORTED_S = 0.5
+"""Messages went out and none was reported for so long: their size is in doubt."""
+BROKEN_SHARE = 0.5
+"""So many messages of one report arrived in part only: the same."""
+RTT_S = 1.0
+"""Between measurements of the round trip while messages go out."""
+KEEP_ALIVE_S = 15.0
+"""RFC 8445 §11: no NAT that heeds RFC 4787 forgets a mapping so soon."""
+DEAD_S = 30.0
+"""Nothing genuine came in for so long (as RFC 7675 §5.1 has it for consent)."""
+
+_ITEM_ROOM = BASE_BYTES - OVERHEAD_BYTES
+_SEGMENT_HEAD = _ITEM_ROOM - control.MAX_SEGMENT_BYTES
+
+
+class Wire(Protocol):
+    """What a hop needs of its sockets and its clock. Nothing here waits."""
+
+    def send(self, path: Path, parts: Sequence[Buffer], datagram_bytes: int) -> None:
+        """Send datagrams of *datagram_bytes*, the last one maybe shorter.
+
+        *parts* are header and piece of each in turn, or one whole datagram; they may be reused when
+        this returns. What the system has no room for is queued.
+        """
+
+    def room_bytes(self) -> int:
+        """How much more may be queued."""
+
+    def overflows(self) -> int:
+        """How many datagrams the own sockets had no room for so far."""
+
+    def interface(self, path: Path) -> tuple[int, int]:
+        """The largest datagram that the interface takes, and the bytes of IP and UDP headers."""
+
+    def permits(self, path: Path) -> bool:
+        """Whether both ends of *path* may be part of an underlay."""
+
+    def wake(self, when: float) -> None:
+        """Have `Hop.poll` called at *when* or a bit later; of several calls the earliest counts."""
+
+
+class Lanes(Protocol):
+    """Where a hop's messages and news go."""
+
+    def ready(self) -> None:
+        """Both lanes carry messages. Called once."""
+
+    def datagram(self, message: memoryview) -> None:
+        """A message of the datagram lane, valid only during the call."""
+
+    def reliable(self, message: memoryview) -> None:
+        """The same of the reliable lane."""
+
+    def broken(self, reason: str) -> None:
+        """The far end closed the tether, is gone, or broke the rules. Called once, at the end."""
+
+
+class Hop:
+    """One end. All calls come from one thread, with the same clock."""
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        is_offerer: bool,
+        far_id: bytes,
+        candidates: Sequence[tuple[Address, int]],
+        wire: Wire,
+        lanes: Lanes,
+        cutter: Cutter,
+        plain: memoryview,
+        entropy: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        """*cutter* and *plain*, room for one opened message, may be shared by all hops."""
+        self._far_id = far_id
+        self._wire = wire
+        self._lanes = lanes
+        self._cutter = cutter
+        self._plain = plain
+        self._sealer, self._opener = keys.derive(secret, is_offerer=is_offerer)
+        self._paths = Paths(is_offerer=is_offerer, permits=wire.permits, entropy=entropy)
+        self._is_closed = False
+        self._is_ready = False
+        self._wake_at = math.inf
+
+        self._rtt = RoundTrip()
+        self._loss = Loss(now)
+        self._mtu: PathMtu | None = None
+        self._piece_bytes = BASE_BYTES - HEADER_BYTES
+        self._out = ReliableOut(self._rtt)
+        self._in = ReliableIn(lanes.reliable)
+        self._tally = Tally()
+        self._reassembly = Reassembly(self._tally)
+
+        self._sent_at = now
+        self._alive_at = now
+        self._report_at: float | None = None
+        self._asked_at = 0.0
+        self._watch_at: float | None = None
+        self._silences = 0
+        self._unreported_at: float | None = None
+        self._rtt_at = now
+        self._paths.start(candidates, now)
+
+    # Egress
+
+    def send(self, messages: Sequence[Buffer], now: float) -> int:
+        """Seal and send what fits; return how many were taken, in order."""
+        path = self._paths.current
+        if path is None or self._is_closed:
+            return 0
+        wire, piece_bytes = self._wire, self._piece_bytes
+        taken = 0
+        for message in messages:
+            size = len(message)
+            if size > MAX_MESSAGE_BYTES:
+                msg = f"message of {size} bytes, {MAX_MESSAGE_BYTES} are allowed"
+                raise ValueError(msg)
+            if size > wire.room_bytes():
+                break
+            parts = self._cutter.cut(self._sealer, self._far_id, message, piece_bytes, now)
+            wire.send(path, parts, piece_bytes + HEADER_BYTES)
+            taken += 1
+        if taken:
+            self._sent_at = now
+            if self._watch_at is None:
+                self._watch(now)
+            if self._unreported_at is None:
+                self._unreported_at = now
+        return taken
+
+    def send_reliable(self, message: Buffer, now: float) -> bool:
+        """Take one message, at most 16 KiB, else ValueError; False if it does not fit."""
+        if self._is_closed or not self._out.send(message, now):
+            return False
+        self.flush(now)
+        return True
+
+    def room_bytes(self) -> int:
+        if self._is_closed or self._paths.current is None:
+            return 0
+        return self._wire.room_bytes()
+
+    def unit_bytes(self) -> int:
+        """The largest message that is worth making one, by the path's size and loss."""
+        datagram_bytes = self._piece_bytes + HEADER_BYTES
+        most = min(MAX_PIECES, MAX_DATAGRAM_BYTES // datagram_bytes)
+        return min(self._loss.unit(most) * self._piece_bytes - TAG_BYTES, MAX_MESSAGE_BYTES)
+
+    @property
+    def rtt_s(self) -> float | None:
+        return self._rtt.srtt_s
+
+    @property
+    def loss(self) -> float:
+        return self._loss.share
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the reliable lane: taken and not acknowledged."""
+        return self._out.held_bytes
+
+    @property
+    def datagram_bytes(self) -> int:
+        return self._piece_bytes + HEADER_BYTES
+
+    @property
+    def path(self) -> Path | None:
+        return self._paths.current
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """How many messages were replays, and how many forgeries."""
+        return self._opener.replayed, self._opener.forged
+
+    # Ingress
+
+    def receive(
+        self,
+        header: Buffer,
+        counter: int,
+        kind: int,
+        index: int,
+        last: int,
+        count: int,
+        body: memoryview,
+        piece_bytes: int,
+        path: Path,
+        now: float,
+    ) -> None:
+        """Take *count* neighbouring pieces of one message, from *index* on, out of one batch.
+
+        *header* is that of the first of them. What is not genuine changes nothing but a counter.
+        """
+        if self._is_closed:
+            return
+        sealed: Buffer = body
+        if count <= last:
+            whole = self._join(counter, index, last, body, piece_bytes, now)
+            if whole is None:
+                return
+            sealed = whole
+            header = bytes(header[:-2]) + TAILS[last][0]
+        is_newest = counter > self._opener.highest
+        size = self._opener.open_into(counter, header, sealed, self._plain, now)
+        if size < 0:
+            return
+        self._tally.arrived(counter, last + 1)
+        self._alive_at = now
+        paths = self._paths
+        if path == paths.current:
+            paths.heard_at = now
+        else:
+            self._elsewhere(path, count * HEADER_BYTES + len(body), kind, is_newest, now)
+        if kind == Kind.MESSAGE:
+            if self._report_at is None:
+                self._report_later(now)
+            self._lanes.datagram(self._plain[:size])
+        else:
+            self._items(size, kind, path, now)
+
+    def _join(
+        self, counter: int, index: int, last: int, body: memoryview, piece_bytes: int, now: float
+    ) -> bytes | None:
+        if self._opener.seen(counter):
+            self._opener.replayed += 1
+            return None
+        if self._report_at is None:
+            self._report_later(now)
+        return self._reassembly.add(counter, index, last, body, piece_bytes, now)
+
+    def _elsewhere(self, path: Path, size: int, kind: int, is_newest: bool, now: float) -> None:
+        """Something genuine came by another path than the current one."""
+        paths = self._paths
+        paths.credit(path, size)
+        before = paths.current
+        if before is None or kind == Kind.PROBE or not is_newest:
+            return
+        unproven = paths.elsewhere(path, size, now)
+        if unproven is not None:
+            self._challenge(unproven, Why.MOVED, now)
+        elif paths.current != before:
+            self._path_changed(now)
+
+    def _items(self, size: int, kind: int, path: Path, now: float) -> None:
+        try:
+            for item in control.read(self._plain[:size]):
+                self._item(item, kind, path, now)
+                if self._is_closed:
+                    return
+        except WireError as error:
+            self._break(f"the far end broke the rules: {error}")
+
+    def _item(self, item: control.Item, kind: int, path: Path, now: float) -> None:
+        if isinstance(item, Segment):
+            self._in.segment(item)
+            self._arm(now)  # one acknowledgement for all that this turn brings
+        elif isinstance(item, Ack):
+            self._out.acknowledged(item, now)
+            self._arm(now)
+        elif isinstance(item, Report):
+            self._reported(item, now)
+        elif isinstance(item, Challenge):
+            self._challenged(item, kind, path, now)
+        elif isinstance(item, Response):
+            self._responded(item, path, now)
+        elif isinstance(item, Close):
+            self._break("the far end closed the tether")
+
+    # Paths
+
+    def _challenged(self, item: Challenge, kind: int, path: Path, now: float) -> None:
+        self._paths.challenged(path, now)
+        response = Response(item.token).encode()
+        if self._paths.may_send(path, OVERHEAD_BYTES + len(response)):
+            self._send_items(response, path, Kind(kind), now)
+        if self._paths.current is None:
+            self._try_candidates(now)
+
+    def _responded(self, item: Response, path: Path, now: float) -> None:
+        before = self._paths.current
+        challenge = self._paths.responded(item.token, path, now)
+        if challenge is None:
+            return
+        if challenge.why is not Why.KEEP or challenge.size > BASE_BYTES:
+            self._loss.succeeded()
+        if self._paths.current != before:
+            self._path_changed(now)
+        if path == self._paths.current:
+            self._paths.heard_at = now
+            self._rtt.sample(now - challenge.sent_at)
+            if self._mtu is not None and challenge.why is Why.KEEP:
+                self._mtu.answered(challenge.size, now)
+                self._resized()
+
+    def _path_changed(self, now: float) -> None:
+        """Another path carries: its size, loss and round trip are not known."""
+        path = self._paths.current
+        if path is None:
+            return
+        ceiling, headers = self._wire.interface(path)
+        self._mtu = PathMtu(min(ceiling, MAX_DATAGRAM_BYTES), headers, now)
+        self._resized()
+        self._loss = Loss(now)
+        self._rtt.srtt_s = None
+        self._unreported_at = None
+        # No probe: the far end is to take this path, too.
+        self._challenge(path, Why.KEEP, now, kind=Kind.CONTROL)
+        self._probe_size(now)
+        self.flush(now)
+        if not self._is_ready:
+            self._is_ready = True
+            self._lanes.ready()
+
+    def _try_candidates(self, now: float) -> None:
+        for path, token in self._paths.challenges(now):
+            self._loss.attempt()
+            self._send_items(Challenge(token).encode(), path, Kind.PROBE, now)
+
+    def _challenge(
+        self, path: Path, why: Why, now: float, *, kind: Kind = Kind.PROBE, size: int = 0
+    ) -> None:
+        if why is not Why.KEEP or size > BASE_BYTES:
+            self._loss.attempt()
+        token = self._paths.challenge(path, why, size, now)
+        items = Challenge(token).encode()
+        self._send_items(items.ljust(size - OVERHEAD_BYTES, b"\0"), path, kind, now)
+
+    def refused(self, size: int, now: float) -> None:
+        """The system refused to send datagrams of *size* bytes to the current path."""
+        if self._mtu is not None:
+            self._mtu.refused(size, now)
+            self._resized()
+            self._arm(self._mtu.due)
+
+    def local_gone(self) -> None:
+        """The current path's own address is no longer one of this machine."""
+        self._paths.local_gone()
+
+    def _probe_size(self, now: float) -> None:
+        mtu, path = self._mtu, self._paths.current
+        if mtu is None or path is None:
+            return
+        size = mtu.probe(self._rtt.srtt_s or 0.0, now)
+        self._resized()
+        if mtu.state is State.FAILED:
+            self._break(f"the path carries no datagrams of {BASE_BYTES} bytes")
+        elif size is not None:
+            self._challenge(path, Why.KEEP, now, size=size)
+
+    def _resized(self) -> None:
+        if self._mtu is not None:
+            self._piece_bytes = self._mtu.size - HEADER_BYTES
+
+    # Reports
+
+    def _report_later(self, now: float) -> None:
+        self._report_at = now + REPORT_S
+        self._arm(self._report_at)
+
+    def _report(self, now: float) -> None:
+        self._reassembly.sweep(now)
+        tally = self._tally
+        report = Report(
+            expected=tally.expected(self._reassembly.unfinished()),
+            whole=tally.whole,
+            single=tally.single,
+            broken=tally.broken,
+            pieces=tally.pieces,
+            missing=tally.missing,
+            overflows=self._wire.overflows(),
+        )
+        self._report_at = None
+        if self._reassembly:
+            self._report_later(now)
+        path = self._paths.current
+        if path is not None:
+            self._send_items(report.encode(), path, Kind.CONTROL, now)
+
+    def _reported(self, report: Report, now: float) -> None:
+        if not self._loss.report(report, now):
+            return
+        self._unreported_at = None
+        mtu, path = self._mtu, self._paths.current
+        if mtu is None or path is None:
+            return
+        if self._loss.fresh >= BROKEN_SHARE:
+            mtu.doubt(now)
+        else:
+            mtu.used(now)
+        self._arm(mtu.due)
+        if now - self._rtt_at >= RTT_S:
+            self._rtt_at = now
+            self._challenge(path, Why.KEEP, now)
+
+    # Time
+
+    def poll(self, now: float) -> None:
+        """Do what is due, and ask to be woken for what comes next."""
+        self._wake_at = math.inf
+        if self._is_closed:
+            return
+        self._opener.forget_old(now)
+        self._try_candidates(now)
+        if self._report_at is not None and now >= self._report_at:
+            self._report(now)
+        if self._out.due is not None and now >= self._out.due and not self._out.timed_out(now):
+            self._break("the far end acknowledges nothing")
+            return
+        self.flush(now)
+        self._probe_size(now)
+        if self._is_ready:
+            self._keep_alive(now)
+        if not self._is_closed:
+            self._arm_next(now)
+
+    def flush(self, now: float) -> None:
+        """Send acknowledgements and segments that are due: after a batch came in, for one."""
+        path = self._paths.current
+        if path is None or self._is_closed:
+            return
+        items = self._in.ack().encode() if self._in.ack_due else b""
+        while True:
+            room = _ITEM_ROOM - len(items) - _SEGMENT_HEAD
+            segment = self._out.segment(room, now) if room > 0 else None
+            if segment is not None:
+                items += segment.encode()
+            elif items:
+                self._send_items(items, path, Kind.CONTROL, now)
+                items = b""
+            else:
+                break
+        if self._out.due is not None:
+            self._arm(self._out.due)
+
+    def _keep_alive(self, now: float) -> None:
+        if now - self._alive_at >= DEAD_S:
+            self._break(f"nothing came from the far end for {DEAD_S:.0f} s")
+            return
+        if self._watch_at is not None and now >= self._watch_at:
+            self._look(now)
+        path = self._paths.current
+        if path is not None and now - self._sent_at >= KEEP_ALIVE_S:
+            self._challenge(path, Why.KEEP, now, kind=Kind.CONTROL)
+            self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        """Something went out that the far end answers: look in a while whether it did."""
+        self._asked_at = now
+        self._watch_at = now + QUIET_S
+        self._arm(self._watch_at)
+
+    def _look(self, now: float) -> None:
+        self._watch_at = None
+        unreported_s = 0.0 if self._unreported_at is None else now - self._unreported_at
+        if self._paths.heard_at < self._asked_at:
+            self._silent(now)
+        else:
+            self._silences = 0
+            if unreported_s >= UNREPORTED_S and self._mtu is not None:
+                self._unreported_at = now
+                self._mtu.doubt(now)
+                self._probe_size(now)
+            if self._unreported_at is not None:
+                self._watch(now)
+
+    def _silent(self, now: float) -> None:
+        """Ask the current path, then every other address, too; again and again, less and less."""
+        path = self._paths.current
+        if path is None:
+            return
+        self._silences += 1
+        if self._silences > 1:
+            self._paths.rescue(now)
+            self._try_candidates(now)
+        self._challenge(path, Why.KEEP, now)
+        self._watch_at = now + min(QUIET_S * 2 ** (self._silences - 1), RTT_S)
+
+    def _arm_next(self, now: float) -> None:
+        dues = [self._paths.due(), self._report_at, self._out.due, self._watch_at]
+        if self._is_ready:
+            dues.append(self._sent_at + KEEP_ALIVE_S)
+            dues.append(self._alive_at + DEAD_S)
+        if self._mtu is not None:
+            dues.append(self._mtu.due)
+        self._arm(min((due for due in dues if due is not None), default=math.inf))
+
+    def _arm(self, when: float) -> None:
+        if when < self._wake_at:
+            self._wake_at = when
+            self._wire.wake(when)
+
+    # Sending items, closing
+
+    def _send_items(self, items: bytes, path: Path, kind: Kind, now: float) -> None:
+        datagram = single(self._sealer, self._far_id, kind, items, now)
+        if path == self._paths.current:
+            self._sent_at = now
+        self._wire.send(path, [datagram], len(datagram))
+
+    def close(self, now: float) -> bytes:
+        """End it; return the datagram that tells the far end, which may be sent several times."""
+        self._is_closed = True
+        return single(self._sealer, self._far_id, Kind.CONTROL, Close().encode(), now)
+
+    def _break(self, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._lanes.broken(reason)

@@ -1,0 +1,304 @@
+"""The UDP port of a driver: two sockets at most for all tethers, told apart by their ids.
+
+socket ─► Inbox ─► run of one message ─► id ─► tether          (unknown id: silence)
+                                          └─ or an answer of a STUN server
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+
+from conflux.api import Buffer, Unavailable, WireError
+from conflux_tether_udp import stun
+from conflux_tether_udp.datagram import (
+    HEADER,
+    HEADER_BYTES,
+    ID_BYTES,
+    Cutter,
+    run_length,
+    split_tail,
+)
+from conflux_tether_udp.description import ID_MARK, Candidate, CandidateType, IpAddress
+from conflux_tether_udp.paths import Address, Path
+from conflux_tether_udp.reach import Reach, host_addresses, socket_address
+from conflux_tether_udp.sockets import QUEUE_BYTES, Inbox, Sender, UdpSocket
+
+GATHER_S = 0.25
+"""The longest that STUN servers are waited for, name lookup included."""
+FURTHER_ANSWERS_S = 0.05
+"""Once one has answered, how long the others are waited for."""
+ASK_AGAIN_S = 0.08
+MAPPED_FRESH_S = 20.0
+"""How long an answer holds: all tethers share the port, so they share its mappings."""
+GOODBYE_S = (0.1, 0.4)
+"""When a far end is told again that a tether was closed: once may get lost."""
+
+_IP_MTU, _IPV6_MTU = 14, 24
+_IP_UDP_BYTES = {4: 28, 6: 48}
+
+Take = Callable[[memoryview, int, int, int, int, int, memoryview, int, Path, float], None]
+"""`Hop.receive`."""
+
+
+class Port:
+    """Sockets, ids and addresses of one driver. All calls come from the loop's thread."""
+
+    def __init__(self, reach: Reach, servers: Sequence[stun.StunServer], number: int) -> None:
+        """Bind. Raises Unavailable."""
+        self.reach = reach
+        self.cutter = Cutter()
+        self.plain = memoryview(bytearray(65_536))
+        """Where an opened message lies while it is handed over."""
+        self._loop = asyncio.get_running_loop()
+        self._servers = servers
+        self._takers: dict[bytes, Take | None] = {}
+        self._transactions: dict[bytes, asyncio.Future[tuple[IpAddress, int]]] = {}
+        self._mapped: list[Candidate] = []
+        self._mapped_at: float | None = None
+        self._goodbyes: dict[asyncio.TimerHandle, Callable[[], None]] = {}
+        self._sockets: dict[int, UdpSocket] = {}
+        inbox = Inbox()
+        problem: OSError | None = None
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            try:
+                self._sockets[version] = UdpSocket(family, number, inbox, self._received)
+            except OSError as error:
+                problem = error
+        if not self._sockets or (number and problem and len(self._sockets) < _families()):
+            self.close()
+            raise Unavailable(f"UDP port {number or 'of any number'} cannot be used: {problem}")
+
+    def close(self) -> None:
+        """Release the sockets. What was to be said is said once more before."""
+        for handle, say in self._goodbyes.items():
+            handle.cancel()
+            say()
+        self._goodbyes.clear()
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+    # Tethers
+
+    def new_id(self) -> bytes:
+        """A random id that datagrams of one tether carry."""
+        while True:
+            fresh = bytearray(secrets.token_bytes(ID_BYTES))
+            fresh[0] |= ID_MARK
+            if bytes(fresh) not in self._takers:
+                self._takers[bytes(fresh)] = None
+                return bytes(fresh)
+
+    def listen(self, own_id: bytes, take: Take) -> None:
+        """Give *take* what comes in under *own_id*."""
+        self._takers[own_id] = take
+
+    def forget(self, own_id: bytes) -> None:
+        self._takers.pop(own_id, None)
+
+    def goodbye(self, sender: Sender, path: Path, datagram: bytes) -> None:
+        """Send *datagram* now, and twice more in a while."""
+
+        def say() -> None:
+            self.send(sender, path, [datagram], len(datagram))
+
+        def say_later(after_s: float) -> None:
+            def due() -> None:
+                del self._goodbyes[handle]
+                say()
+
+            handle = self._loop.call_later(after_s, due)
+            self._goodbyes[handle] = say
+
+        say()
+        for after_s in GOODBYE_S:
+            say_later(after_s)
+
+    # Datagrams
+
+    def send(self, sender: Sender, path: Path, parts: Sequence[Buffer], each: int) -> None:
+        sock = self._sockets.get(_version(path.remote))
+        if sock is not None:
+            sock.send(sender, path, parts, each)
+
+    def number(self, path: Path) -> int:
+        """The own port that *path* starts at; 0 once closed."""
+        sock = self._sockets.get(_version(path.remote))
+        return 0 if sock is None else sock.port
+
+    def has_room(self) -> bool:
+        """Whether what waits for the system, of all tethers, is within its bound."""
+        return all(sock.queued_bytes < QUEUE_BYTES for sock in self._sockets.values())
+
+    def overflows(self) -> int:
+        """How many batches the receive buffers had no room for so far."""
+        return sum(sock.overflows() for sock in self._sockets.values())
+
+    def _received(
+        self, inbox: Inbox, size: int, each: int, count: int, remote: Address, local: bytes | None
+    ) -> None:
+        if size - (count - 1) * each <= HEADER_BYTES:
+            count -= 1  # the last one is too short for a header and a piece
+        headers, pieces = inbox.headers, inbox.pieces
+        piece_bytes = each - HEADER_BYTES
+        end = min(size, count * each) - count * HEADER_BYTES
+        path = Path(remote, local)
+        now = self._loop.time()
+        at = 0
+        while at < count:
+            start = at * HEADER_BYTES
+            receiver, high, low, first, last = HEADER.unpack_from(headers, start)
+            take = self._takers.get(receiver)
+            kind, index = split_tail(first, last)
+            run = 1
+            if take is None:
+                if self._transactions and size == each:
+                    self._stun_answer(bytes(headers[:HEADER_BYTES]) + bytes(pieces[:end]))
+            elif kind >= 0:
+                if last:
+                    run = run_length(headers, at, count, index, last)
+                take(
+                    headers[start : start + HEADER_BYTES],
+                    high << 32 | low,
+                    kind,
+                    index,
+                    last,
+                    run,
+                    pieces[at * piece_bytes : min((at + run) * piece_bytes, end)],
+                    piece_bytes,
+                    path,
+                    now,
+                )
+            at += run
+
+    # Addresses
+
+    def permits(self, path: Path) -> bool:
+        """Whether the far end's address and the one of this machine may be part of an underlay."""
+        if not self.reach.permits(ip_address(path.remote[0])):
+            return False
+        if path.local is not None:
+            return self.reach.permits(ip_address(path.local))
+        try:
+            with self._towards(path) as probe:
+                return self.reach.permits(ip_address(probe.getsockname()[0]))
+        except OSError:
+            return False  # no route
+
+    def interface(self, path: Path) -> tuple[int, int]:
+        """The largest datagram that the interface takes, and the bytes of IP and UDP headers."""
+        version = _version(path.remote)
+        level, option = (
+            (socket.IPPROTO_IP, _IP_MTU) if version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
+        )
+        headers = _IP_UDP_BYTES[version]
+        try:
+            with self._towards(path) as probe:
+                return probe.getsockopt(level, option) - headers, headers
+        except OSError:
+            return 0, headers
+
+    def _towards(self, path: Path) -> socket.socket:
+        """A socket that the system has routed; nothing is sent. Raises OSError."""
+        family = socket.AF_INET if _version(path.remote) == 4 else socket.AF_INET6
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            probe.connect(path.remote)
+        except OSError:
+            probe.close()
+            raise
+        return probe
+
+    async def candidates(self) -> list[Candidate]:
+        """Where a far end may reach this port, best first. Waits GATHER_S for STUN at most."""
+        mapped = await self._ask_servers() if self._servers else []
+        found = [
+            Candidate(CandidateType.HOST, address, self._sockets[address.version].port)
+            for address in host_addresses(self.reach)
+            if address.version in self._sockets
+        ]
+        known = {(candidate.address, candidate.port) for candidate in found}
+        return found + [c for c in mapped if (c.address, c.port) not in known]
+
+    async def _ask_servers(self) -> list[Candidate]:
+        now = self._loop.time()
+        if self._mapped_at is not None and now - self._mapped_at < MAPPED_FRESH_S:
+            return self._mapped
+        found: list[Candidate] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S) as deadline, asyncio.TaskGroup() as asking:
+
+                def answered(address: IpAddress, number: int) -> None:
+                    candidate = Candidate(CandidateType.SERVER_REFLEXIVE, address, number)
+                    if number and self.reach.permits(address) and candidate not in found:
+                        found.append(candidate)
+                    latest = self._loop.time() + FURTHER_ANSWERS_S
+                    deadline.reschedule(min(deadline.when() or latest, latest))
+
+                for server in self._servers:
+                    asking.create_task(self._ask(server, answered))
+        if found:
+            self._mapped, self._mapped_at = found[:MAX_MAPPED], now
+        return found[:MAX_MAPPED]
+
+    async def _ask(
+        self, server: stun.StunServer, answered: Callable[[IpAddress, int], None]
+    ) -> None:
+        """Ask *server* from every socket that reaches it, until the caller has waited enough."""
+        one_each = {address.version: address for address in reversed(await _resolve(server.host))}
+        async with asyncio.TaskGroup() as asking:
+            for version, address in one_each.items():
+                remote = socket_address(address, server.port)
+                if version in self._sockets and self.permits(Path(remote, None)):
+                    asking.create_task(self._ask_from(version, remote, answered))
+
+    async def _ask_from(
+        self, version: int, remote: Address, answered: Callable[[IpAddress, int], None]
+    ) -> None:
+        transaction = secrets.token_bytes(stun.TRANSACTION_BYTES)
+        answer: asyncio.Future[tuple[IpAddress, int]] = self._loop.create_future()
+        self._transactions[transaction] = answer
+        try:
+            while version in self._sockets:
+                self._sockets[version].send_plain(stun.request(transaction), remote)
+                done, _ = await asyncio.wait({answer}, timeout=ASK_AGAIN_S)
+                if done:
+                    answered(*answer.result())
+                    return
+        finally:
+            del self._transactions[transaction]
+
+    def _stun_answer(self, datagram: bytes) -> None:
+        answer = self._transactions.get(stun.transaction_of(datagram) or b"")
+        if answer is None or answer.done():
+            return
+        with suppress(WireError):
+            answer.set_result(stun.mapped_address(datagram))
+
+
+MAX_MAPPED = 4
+
+
+def _version(remote: Address) -> int:
+    """4 or 6: socket addresses of IPv6 have two fields more."""
+    return 4 if len(remote) == 2 else 6
+
+
+def _families() -> int:
+    return 2 if socket.has_ipv6 else 1
+
+
+async def _resolve(host: str) -> list[IpAddress]:
+    """The addresses of *host*, none if it has none. A name is looked up in the loop's executor."""
+    with suppress(ValueError):
+        return [ip_address(host)]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    return [ip_address(info[4][0]) for info in found]
