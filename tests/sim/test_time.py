@@ -234,7 +234,8 @@ class Day:
         alive = Counter(
             type(thing).__qualname__
             for thing in gc.get_objects()
-            if type(thing).__module__.startswith(mine) and type(thing) is not Link
+            # Some classes of others define __module__ for their instances: then it is no text here.
+            if str(type(thing).__module__).startswith(mine) and type(thing) is not Link
         )
         network = self.network
         return {

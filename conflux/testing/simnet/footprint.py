@@ -47,7 +47,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         for cell in thing.__closure__ or ():
             yield "()", cell.cell_contents
         yield from (("()", default) for default in thing.__defaults__ or ())
-    elif type(thing).__module__.startswith("conflux."):
+    elif str(type(thing).__module__).startswith("conflux."):
         yield from _attributes(thing)
     elif isinstance(thing, Mapping):
         for key, value in thing.items():
