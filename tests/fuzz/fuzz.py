@@ -5,11 +5,14 @@ Needs the environment that `make fuzz` makes; everything that decodes is instrum
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import atheris
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,9 +27,26 @@ with atheris.instrument_imports(
         "conflux_auth_guardian",
         "aiortc.rtcsctptransport",
         "fuzz_targets",
+        "fuzz_plugins",
     ]
 ):
     from fuzz_targets import TARGETS
+
+    from conflux.anchor import seal
+    from conflux.testing.fakes import crypto
+
+
+class RememberedX25519:
+    """Stands for pyca's class where keys are made."""
+
+    from_private_bytes = lru_cache(maxsize=4_096)(X25519PrivateKey.from_private_bytes)
+
+
+def remember() -> None:
+    """The same coins give the same keys in every program: compute what is not ours once."""
+    crypto._expand = lru_cache(maxsize=4_096)(crypto._expand)
+    seal._x25519 = lru_cache(maxsize=4_096)(seal._x25519)
+    seal.X25519PrivateKey = RememberedX25519  # type: ignore[misc, assignment]
 
 
 def main() -> None:
@@ -35,8 +55,11 @@ def main() -> None:
     options = [f"-max_len={target.max_bytes}", *options]
     # libFuzzer's merge starts what stands first once more, through a shell.
     again = shlex.join([sys.executable, __file__, name])
+    remember()
+    gc.freeze()  # what stands now stays: each program's garbage is collected without a look at it
     atheris.Setup([again, *options], target.entry)
     atheris.Fuzz()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,278 +11,103 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from fuzz_genuine import patched
+from fuzz_world import (
+    EPOCH_S,
+    FRIEND,
+    FRIENDS_MTU_BYTES,
+    KIND,
+    ME,
+    PLANE,
+    STRANGER,
+    MadeAsk,
+    Party,
+    StubTether,
+    StubWorld,
+    made_ask,
+)
 
 from conflux.anchor import handshake
 from conflux.anchor.handshake import Secrets, Standing, StreamKeys, message_ref
-from conflux.anchor.identity import (
-    GRANT_CONTEXT,
-    GRANT_INFO,
-    PUSH_BINDING,
-    Identity,
-    Peer,
-    sign_certificate,
-)
+from conflux.anchor.identity import GRANT_CONTEXT, GRANT_INFO, PUSH_BINDING, sign_certificate
+from conflux.anchor.merkle import Tree
 from conflux.anchor.node import Anchor
+from conflux.anchor.notary import CONTEXT, digest_of, digests_hash
 from conflux.anchor.seal import hkdf_expand, hkdf_extract, seal
 from conflux.anchor.step import Established
 from conflux.anchor.stream import OutStream
-from conflux.api import (
-    MAX_MESSAGE_BYTES,
-    Buffer,
-    Layout,
-    NodeId,
-    Path,
-    Signer,
-    Tether,
-    TetherError,
-    TetherStats,
-    WireError,
-)
+from conflux.api import Layout, Signer, WireError
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.fakes.crypto import FakeSigner
 from conflux.testing.packets import udp_packet
-from conflux.testing.simnet.guardian import HANDLE, SimGuardian
-from conflux.wire import features, icmp, inband, ip
-from conflux.wire.control import AuthLevel, Description, Kind, Purpose, Target, TargetKind, envelope
-from conflux.wire.credentials import Grant
-from conflux.wire.frame import OUTER, SIZE, read_outer, records
+from conflux.testing.simnet.guardian import HANDLE
+from conflux.wire import features, inband
+from conflux.wire.checkpoint import AuthKind, Covered, Digests, Leaf, Wanted
+from conflux.wire.codec import Writer
+from conflux.wire.control import (
+    VERSION,
+    Answer,
+    AuthLevel,
+    Description,
+    Kind,
+    Open,
+    Purpose,
+    envelope,
+)
+from conflux.wire.frame import IN_STREAM, OUTER, SIZE
+from conflux.wire.report import Report
 
-T = TypeVar("T")
+MAX_OPERATIONS = 16
+"""More make no new state that fewer cannot, and cost their time in every run."""
 
-EPOCH_S = 1_800_000_000
-KIND = "stub"
-MAX_RELIABLE_BYTES = 16_384
-MAX_OPERATIONS = 64
 HOLDS = 0x80
 
-TEAM = "ops"
-ME, FRIEND, STRANGER = "10.9.0.1", "10.9.0.2", "10.9.0.3"
-FRIENDS_MTU_BYTES = 1_280
-"""Below this node's: packets to the friend, and SYNs both ways, have to be made to fit."""
-
-
-class StubTether(Tether):
-    """Takes everything; remembers the last label that was given out on it."""
-
-    def __init__(self) -> None:
-        self.description = b"stub"
-        self.label = 0
-        self.is_closed = False
-        self.on_datagram: Callable[[memoryview], None] = lambda _: None
-        self.on_reliable: Callable[[memoryview], None] = lambda _: None
-        self.on_closed: Callable[[str], None] = lambda _: None
-
-    async def connect(self, secret: bytes, remote: bytes | None) -> None:
-        raise TetherError("connected by its world")
-
-    def attach(
-        self,
-        on_datagram: Callable[[memoryview], None],
-        on_reliable: Callable[[memoryview], None],
-        on_closed: Callable[[str], None],
-    ) -> None:
-        self.on_datagram, self.on_reliable = on_datagram, on_reliable
-        self.on_closed = on_closed
-
-    def send(self, messages: Sequence[Buffer]) -> int:
-        for message in messages:
-            if len(message) > MAX_MESSAGE_BYTES:
-                raise ValueError("longer than the tether's contract allows")
-            read_outer(memoryview(message))
-        return 0 if self.is_closed else len(messages)
-
-    def send_reliable(self, message: Buffer) -> bool:
-        if len(message) > MAX_RELIABLE_BYTES:
-            raise ValueError("longer than the tether's contract allows")
-        sent = inband.decode(message)
-        if isinstance(sent, inband.SetupOk):
-            self.label = sent.label
-        return not self.is_closed
-
-    def room_bytes(self) -> int:
-        return 0 if self.is_closed else 1 << 20
-
-    def stats(self) -> TetherStats:
-        return TetherStats()
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class StubWorld:
-    """Defers until it is told to go on, delivers into a check."""
-
-    def __init__(self) -> None:
-        self.clock = 0.0
-        self.deferred: deque[Callable[[], None]] = deque()
-        self.published: list[tuple[bytes, bytes]] = []
-        self.tethers: list[StubTether] = []
-        self.sources: set[bytes] = set()
-        self.destinations: set[bytes] = set()
-
-    def now(self) -> float:
-        return self.clock
-
-    def go_on(self) -> None:
-        while self.deferred:
-            self.deferred.popleft()()
-
-    def publish(self, tag: bytes, message: bytes) -> bool:
-        self.published.append((tag, message))
-        return True
-
-    def defer(
-        self,
-        work: Callable[[], T],
-        then: Callable[[T, float], None],
-        failed: Callable[[WireError, float], None],
-    ) -> None:
-        def run() -> None:
-            try:
-                result = work()
-            except WireError as error:
-                failed(error, self.clock)
-            else:
-                then(result, self.clock)
-
-        self.deferred.append(run)
-
-    def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
-        self.deferred.append(lambda: then(self._make(), self.clock))
-
-    def answer_tether(
-        self, kind: str, offer: bytes, then: Callable[[Tether | None, float], None]
-    ) -> None:
-        made = self._make() if offer == b"stub" else None
-        self.deferred.append(lambda: then(made, self.clock))
-
-    def connect_tether(
-        self,
-        tether: Tether,
-        secret: bytes,
-        remote: bytes | None,
-        *,
-        deadline_s: float,
-        then: Callable[[bool, float], None],
-    ) -> None:
-        self.deferred.append(lambda: then(remote in (None, b"stub"), self.clock))
-
-    def deliver(self, records_: memoryview, layout: Layout) -> None:
-        whole = memoryview(bytes((layout,)) + records_)
-        for _, start, end in records(whole):
-            source, destination = ip.addresses(whole[start:end])
-            if source not in self.sources or destination not in self.destinations:
-                raise AssertionError("a packet came in that no certificate allows")
-
-    def tell_system(self, packet: bytes) -> None:
-        ends = ip.addresses(memoryview(packet))
-        quoted = icmp.quoted_ends(memoryview(packet))
-        if quoted is None or quoted[0] != ends[1] or ends[1] not in self.destinations:
-            raise AssertionError("the system is told of what it did not send")
-
-    def granted(self, grant: Grant) -> None:
-        own = {interface.packed for interface in grant.certificate.addresses}
-        self.destinations |= own
-
-    def stream_opened(self, peer: NodeId, address: str) -> None: ...
-
-    def stream_closed(self, peer: NodeId, reason: str) -> None: ...
-
-    def route_changed(self, peer: NodeId, paths: list[Path]) -> None: ...
-
-    def _make(self) -> StubTether:
-        tether = StubTether()
-        self.tethers.append(tether)
-        return tether
-
-
-@dataclass(frozen=True)
-class Party:
-    """A member of the plane and all that it holds."""
-
-    standing: Standing
-    address: str
-
-    @property
-    def peer(self) -> Peer:
-        return Peer(self.standing.node_id, self.standing.grant.certificate)
-
-    @property
-    def handle(self) -> bytes:
-        return self.standing.grant.control.handle
-
-
-class Plane:
-    """The parties, made once: what changes with an input is in `Receiver`."""
-
-    def __init__(self) -> None:
-        self.entropy = random.Random(1).randbytes
-        self.crypto = FakeCrypto({"seed": 1})
-        self.guardian = SimGuardian(
-            self.crypto, self.entropy, lambda: float(EPOCH_S), lambda tag, payload: None
-        )
-        self.me = self._enrol("me", ME, [TEAM])
-        self.friend = self._enrol("friend", FRIEND, [TEAM])
-        self.stranger = self._enrol("stranger", STRANGER, [TEAM])
-        self.relay = self._enrol("relay", "10.9.0.4", [])
-
-    def _enrol(self, name: str, address: str, teams: Sequence[str]) -> Party:
-        self.guardian.enrol(name, addresses=[f"{address}/24"], teams=teams)
-        identity = Identity(self.crypto, self.entropy)
-        grant = self.guardian.admit(name, identity)
-        standing = Standing(self.crypto, self.entropy, identity, self.guardian.key, grant)
-        return Party(standing, address)
-
-
-PLANE = Plane()
 THEIRS = StreamKeys(bytes(range(32)), bytes(range(12)), 0x1122334455667788)
 OURS = StreamKeys(bytes(range(32, 64)), bytes(range(12)), 0x8877665544332211)
+TRANSCRIPT = bytes(32)
 
 
 class Receiver:
     """One node with a friend, who has streams and a tether with it, and a relay."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: AuthLevel = AuthLevel.HANDSHAKE) -> None:
         # Fresh coins for each input: the identities are made once, all else must repeat itself.
         self.crypto = FakeCrypto({"seed": 2})
         self.entropy = random.Random(2).randbytes
-        self.me = self._party(PLANE.me)
-        self.friend = self._party(PLANE.friend)
-        self.stranger = self._party(PLANE.stranger)
-        self.relay = self._party(PLANE.relay)
+        self.level = level
+        self.me = self._standing(PLANE.me)
+        self.friend, self.stranger, self.relay = PLANE.friend, PLANE.stranger, PLANE.relay
         self.world = StubWorld()
-        self.world.sources = {ip_address(a).packed for a in (FRIEND, STRANGER)}
-        self.world.destinations = {ip_address(ME).packed}
         self.anchor = Anchor(
-            self.me.standing,
+            self.me,
             self.world,
             EqualRouter(),
             tether_kinds=(KIND,),
-            auth_level=AuthLevel.HANDSHAKE,
+            auth_level=level,
             now=0.0,
         )
         self.tethers = [self._join(self.friend), self._join(self.relay)]
         self.out = OutStream(THEIRS, now=0.0)
+        self.unsigned: dict[int, bytes] = {}
         self._befriend()
         self.world.go_on()
-        self.asked: handshake.PendingAsk | None = None
+        self.asked: MadeAsk | None = None
+        self.asks_made = 0
         self.by = self.friend
 
     # Set-up
 
-    def _party(self, party: Party) -> Party:
+    def _standing(self, party: Party) -> Standing:
+        """What *party* holds, with this input's coins."""
         standing = party.standing
         identity = copy.copy(standing.identity)
         identity.signer = self._signer(identity.signer)
-        own = Standing(self.crypto, self.entropy, identity, standing.guardian, standing.grant)
-        return Party(own, party.address)
+        return Standing(self.crypto, self.entropy, identity, standing.guardian, standing.grant)
 
     def _signer(self, signer: Signer) -> FakeSigner:
         return FakeSigner(signer.public, self.crypto._coins)
@@ -297,10 +122,10 @@ class Receiver:
         done = Established(
             Purpose.STREAM,
             self.friend.peer,
-            list(self.me.standing.grant.teams),
+            list(self.me.grant.teams),
             handshake.SUITE_1,
-            AuthLevel.HANDSHAKE,
-            Secrets(THEIRS, OURS, bytes(32), bytes(32)),
+            self.level,
+            Secrets(THEIRS, OURS, bytes(32), TRANSCRIPT),
             features.of_mtu(FRIENDS_MTU_BYTES),
             asked=False,
             order=(0, b""),
@@ -350,11 +175,13 @@ class Receiver:
     def _frame(self, superframe: bytes, label: int) -> bytes:
         frame = self.out.seal(memoryview(superframe), now=0.0)
         OUTER.pack_into(frame, 0, 0x10, 5, 0, label)
+        if superframe[0] != IN_STREAM:
+            self.unsigned[self.out.counter] = digest_of(frame)
         return bytes(frame)
 
     def route_to_me(self, payload: bytes) -> None:
         """A genuine SETUP of the friend's, by the relay: its frames may come that way."""
-        path = [party.standing.node_id for party in (self.friend, self.relay, self.me)]
+        path = [party.standing.node_id for party in (self.friend, self.relay, PLANE.me)]
         self.relay_says(inband.Setup((payload + bytes(16))[:16], 90, path).encode())
 
     def relay_floods(self, payload: bytes) -> None:
@@ -366,6 +193,54 @@ class Receiver:
 
     def tether_closes(self, payload: bytes) -> None:
         self.tethers[len(payload) & 1].on_closed("closed")
+
+    # What the friend can say inside the stream
+
+    def friend_tells(self, payload: bytes) -> None:
+        """Any control message."""
+        self.superframe_direct(bytes((IN_STREAM, VERSION)) + payload)
+
+    def friend_reports(self, payload: bytes) -> None:
+        """A well-formed REPORT: the highest counter (1), then the bitmap below it."""
+        highest = max(payload[0], 1) if payload else 1
+        bitmap = bytearray(payload[1 : 2 + (highest >> 3)] or b"\0")
+        bit = 1 << (highest & 7)
+        bitmap[-1] = bitmap[-1] & bit - 1 | bit
+        if len(bitmap) == (highest >> 3) + 1:
+            bitmap[0] &= 0xFE
+        report = Report(OURS.stream_id, highest, 0, bytes(bitmap)).encode()
+        self.friend_tells(bytes((Kind.REPORT,)) + report)
+
+    def friend_vouches(self, payload: bytes) -> None:
+        """A leaf over all that the friend sent, patched, then signed. First byte odd: digests."""
+        digests = list(self.unsigned.values())
+        if not digests:
+            return
+        leaf = Leaf(TRANSCRIPT, THEIRS.stream_id, list(self.unsigned), digests_hash(digests))
+        told = patched(leaf.encode(), payload[1:])
+        signed = (1).to_bytes(2, "big") + Tree([told]).root
+        signature = self._signer(self.friend.standing.identity.signer).sign(signed, CONTEXT)
+        out = Writer().u8(AuthKind.CHECKPOINT).vec16(told).u16(0).u16(1).u8(0).raw(signature)
+        inline = digests if payload[:1] and payload[0] & 1 else []
+        out.u16(len(inline)).raw(b"".join(inline))
+        self.friend_tells(out.done())
+
+    def friend_gives_digests(self, payload: bytes) -> None:
+        """Digests that were asked for: first counter (1), offsets."""
+        first, offsets = (payload[0], payload[1:]) if payload else (1, b"\0")
+        given = {first + at: self.unsigned.get(first + at, bytes(32)) for at in set(offsets)}
+        if given:
+            message = Digests(THEIRS.stream_id, first, dict(sorted(given.items())))
+            self.friend_tells(message.encode()[1:])
+
+    def friend_wants_digests(self, payload: bytes) -> None:
+        first = max(payload[0], 1) if payload else 1
+        counters = sorted({first + at for at in payload[1:]} or {first})
+        self.friend_tells(Wanted(OURS.stream_id, first, counters).encode()[1:])
+
+    def friend_acknowledges(self, payload: bytes) -> None:
+        first = payload[0] if payload else 1
+        self.friend_tells(Covered(OURS.stream_id, first).encode()[1:])
 
     # What the Master can do
 
@@ -395,22 +270,15 @@ class Receiver:
 
     def asks(self, payload: bytes) -> None:
         """An Ask of the stranger's or the friend's, patched inside, sealed under the plane key."""
-        self.by = self.stranger if payload[:1] < b"\x80" else self.friend
+        is_friend = payload[:1] >= b"\x80"
+        self.by = self.friend if is_friend else self.stranger
         purpose = Purpose.TETHER if payload[:1] in (b"\x01", b"\x81") else Purpose.STREAM
-        self.asked = handshake.make_ask(
-            self.by.standing,
-            Target(TargetKind.ADDRESS, ip_address(ME).packed),
-            purpose=purpose,
-            auth_level=AuthLevel.HANDSHAKE,
-            tether_kinds=(KIND,),
-            avoid=(),
-            wall=EPOCH_S + self.world.clock,
-        )
-        plain = patched(self.asked.ask.encode(), payload[1:])
-        if plain == self.asked.ask.encode():
-            message = self.asked.message
-        else:
-            message = ask_message(self.me.standing.grant.plane_key, bytes(32), plain)
+        self.asks_made += 1
+        self.asked = made_ask(is_friend, purpose, self.asks_made, self.world.clock)
+        message = self.asked.pending.message
+        plain = patched(self.asked.plain, payload[1:])
+        if plain != self.asked.plain:
+            message = ask_message(self.me.grant.plane_key, bytes(32), plain)
         self.anchor.take_control(self.by.handle, message, now=self.world.clock)
 
     def answers(self, payload: bytes) -> None:
@@ -419,31 +287,25 @@ class Receiver:
         if message is None:
             return
         by = self.stranger if payload[:1] < b"\x80" else self.friend
-        me, wall = by.standing, EPOCH_S + self.world.clock
+        me, wall = self._standing(by), EPOCH_S + self.world.clock
         try:
             received = handshake.open_ask(me, message[2:], wall=wall)
             pending = handshake.make_answer(
                 me,
                 received,
-                self.me.peer,
+                PLANE.me.peer,
                 tether=Description(KIND, b"stub"),
-                auth_level=AuthLevel.HANDSHAKE,
+                auth_level=self.level,
             )
         except WireError:
             return  # an Ask to somebody else, or an old one
-        body = patched(pending.answer.body(), payload[1:])
-        signed = pending.answer.ask_hash + body
-        plain = body + me.identity.signer.sign(signed, b"VeilNet/1 answer")
-        ref = message_ref(message)
-        sealed = seal(
-            self.crypto,
-            received.ask.kem_public,
-            plain,
-            info=b"VeilNet/1 answer seal",
-            aad=ref,
-            entropy=self.entropy,
-        )
-        answer = envelope(Kind.ANSWER, ref + sealed)
+        answer, body = pending.message, pending.answer.body()
+        changed = patched(body, payload[1:])
+        if changed != body:
+            plain = changed + me.identity.signer.sign(
+                pending.answer.ask_hash + changed, b"VeilNet/1 answer"
+            )
+            answer = self._sealed(Kind.ANSWER, message, received.ask.kem_public, plain)
         self.anchor.take_control(by.handle, answer, now=self.world.clock)
 
     def opens(self, payload: bytes) -> None:
@@ -451,31 +313,27 @@ class Receiver:
         message = self._published(Kind.ANSWER)
         if message is None or self.asked is None:
             return
-        me, wall = self.by.standing, EPOCH_S + self.world.clock
+        ref, sealed = message[2:18], message[18:]
         try:
-            received = handshake.open_answer(me, self.asked, message[2:], wall=wall)
+            plain = self.asked.pending.key.open(sealed, info=b"VeilNet/1 answer seal", aad=ref)
         except WireError:
             return  # an Answer to another Ask
-        tether = Description(KIND, b"stub") if received.answer.tether.kind else Description()
-        bare = handshake.Open(
-            answer_hash=hashlib.sha256(received.answer.encode()).digest(),
+        answer = Answer.decode(plain)
+        bare = Open(
+            answer_hash=hashlib.sha256(plain).digest(),
             random=self.entropy(32),
-            tether=tether,
+            tether=Description(KIND, b"stub") if answer.tether.kind else Description(),
         )
         body = patched(bare.body(), payload)
-        signed = received.answer.ask_hash + body
-        plain = body + me.identity.signer.sign(signed, b"VeilNet/1 open")
-        ref = message_ref(message)
-        sealed = seal(
-            self.crypto,
-            received.answer.kem_public,
-            plain,
-            info=b"VeilNet/1 open seal",
-            aad=ref,
-            entropy=self.entropy,
-        )
-        opening = envelope(Kind.OPEN, ref + sealed)
+        signer = self._signer(self.by.standing.identity.signer)
+        signature = signer.sign(answer.ask_hash + body, b"VeilNet/1 open")
+        opening = self._sealed(Kind.OPEN, message, answer.kem_public, body + signature)
         self.anchor.take_control(self.by.handle, opening, now=self.world.clock)
+
+    def _sealed(self, kind: Kind, to: bytes, public: bytes, plain: bytes) -> bytes:
+        ref, info = message_ref(to), f"VeilNet/1 {kind.name.lower()} seal".encode()
+        sealed = seal(self.crypto, public, plain, info=info, aad=ref, entropy=self.entropy)
+        return envelope(kind, ref + sealed)
 
     def grants(self, payload: bytes) -> None:
         """A grant, patched inside, signed by Guardian and sealed: Guardian's bugs end here, too."""
@@ -487,7 +345,7 @@ class Receiver:
             certificate=sign_certificate(guardian, current.certificate),
         )
         plain = patched(grant.encode(), payload)
-        public = self.me.standing.identity.kem.public
+        public = self.me.identity.kem.public
         signed = PUSH_BINDING + hashlib.sha256(public).digest() + plain
         signature = guardian.sign(signed, GRANT_CONTEXT)
         sealed = seal(
@@ -508,30 +366,6 @@ class Receiver:
         return None
 
 
-def patched(plain: bytes, patches: bytes) -> bytes:
-    """Apply patches of 4 bytes: what (1) ‖ where (2) ‖ value (1).
-
-    *where* counts from the end if *what* has its lowest bit set: what is of interest stands there,
-    behind keys of thousands of bytes. The other bits: 0 replaces, 1 removes, 2 inserts, 3 cuts.
-    """
-    changed = bytearray(plain)
-    for at in range(0, len(patches) - 3, 4):
-        what, value = patches[at], patches[at + 3]
-        where = int.from_bytes(patches[at + 1 : at + 3], "big") % (len(changed) + 1)
-        if what & 1:
-            where = len(changed) - where
-        action = what >> 1 & 3
-        if action == 0:
-            changed[where : where + 1] = bytes((value,))
-        elif action == 1:
-            del changed[where : where + value]
-        elif action == 2:
-            changed[where:where] = bytes((value,))
-        else:
-            del changed[where:]
-    return bytes(changed)
-
-
 def ask_message(plane_key: bytes, salt: bytes, plain: bytes) -> bytes:
     """Seal an Ask's plain bytes as a member of the plane can (docs/protocol/handshake.md §1)."""
     head = envelope(Kind.ASK, salt)
@@ -540,6 +374,8 @@ def ask_message(plane_key: bytes, salt: bytes, plain: bytes) -> bytes:
 
 
 Operation = Callable[[Receiver, bytes], None]
+
+# New ones go to the ends, so that the codes of kept programs go on to mean the same.
 
 _CHEAP: tuple[Operation, ...] = (
     Receiver.friend_sends,
@@ -557,8 +393,12 @@ _CHEAP: tuple[Operation, ...] = (
     Receiver.tether_closes,
 )
 
-# At the ends, so that the codes of kept programs go on to mean the same.
-PACKETS: tuple[Operation, ...] = (*_CHEAP, Receiver.relay_floods)
+PACKETS: tuple[Operation, ...] = (
+    *_CHEAP,
+    Receiver.relay_floods,
+    Receiver.friend_tells,
+    Receiver.friend_reports,
+)
 HANDSHAKES: tuple[Operation, ...] = (
     *_CHEAP,
     Receiver.asks,
@@ -566,6 +406,21 @@ HANDSHAKES: tuple[Operation, ...] = (
     Receiver.opens,
     Receiver.grants,
     Receiver.relay_floods,
+    Receiver.friend_tells,
+)
+SIGNED: tuple[Operation, ...] = (
+    Receiver.superframe_direct,
+    Receiver.superframe_relayed,
+    Receiver.route_to_me,
+    Receiver.packet_to_friend,
+    Receiver.time_passes,
+    Receiver.tether_closes,
+    Receiver.friend_vouches,
+    Receiver.friend_gives_digests,
+    Receiver.friend_wants_digests,
+    Receiver.friend_acknowledges,
+    Receiver.friend_reports,
+    Receiver.friend_tells,
 )
 
 

@@ -16,8 +16,17 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
-from fuzz_receiver import FRIEND, HANDSHAKES, HOLDS, ME, PACKETS, Receiver, operation  # noqa: E402
-from fuzz_targets import GENUINE  # noqa: E402
+from fuzz_genuine import GENUINE  # noqa: E402
+from fuzz_receiver import (  # noqa: E402
+    HANDSHAKES,
+    HOLDS,
+    PACKETS,
+    SIGNED,
+    Operation,
+    Receiver,
+    operation,
+)
+from fuzz_world import FRIEND, ME  # noqa: E402
 
 from conflux.api import Buffer  # noqa: E402
 from conflux.testing.packets import SYN, ip_packet, tcp_packet, udp_packet  # noqa: E402
@@ -103,6 +112,32 @@ def of_packet_auth() -> Iterator[Seed]:
         yield "packet_auth", message.encode()
 
 
+def of_vectors() -> Iterator[Seed]:
+    """What the second decoder is to agree upon, its number in `fuzz_second` before it."""
+    vectors = json.loads((FOLDER.parent / "vectors" / "suite1.json").read_bytes())
+    raw = {
+        0: vectors["inband"],
+        1: vectors["packet_auth"]["messages"],
+        2: vectors["reports"],
+        3: vectors["probes"],
+        4: vectors["superframes"],
+    }
+    names = {"inband": 0, "packet_auth": 1, "report": 2, "outer": 3, "superframe": 4, "envelope": 5}
+    for number, cases in raw.items():
+        for case in cases:
+            yield "second", bytes((number,)) + bytes.fromhex(case["bytes"])
+    for case in vectors["reports"]:
+        yield "report", bytes.fromhex(case["bytes"])
+    for case in vectors["refused"]:
+        number, data = names.get(case["message"]), bytes.fromhex(case["bytes"])
+        if number is not None and len(data) < LONGEST_CONTROL_SEED:
+            yield "second", bytes((number,)) + data
+    for number in range(6, 12):
+        yield "second", bytes((number,))
+        yield "second", bytes((number, 0, 0, 0, 2))
+        yield "second", bytes((number, 7, 0, 0, 0))
+
+
 def packets() -> Iterator[bytes]:
     four = ip_address("10.9.0.2"), ip_address("10.9.0.1")
     six = ip_address("fd00::2"), ip_address("fd00::1")
@@ -157,6 +192,16 @@ def of_plugins() -> Iterator[Seed]:
     yield "sctp_setup", bytes.fromhex("01 00 00000001 00100000 00ff 00ff 00000001 c0000004")
     yield "sctp_setup", bytes.fromhex("04 00 00010008 01020304")
     yield "sctp_setup", bytes.fromhex("0a 00 01020304")
+    data = bytes.fromhex("00 03 0015 fffffff1 0001 0000 00000035") + b"first" + bytes(3)
+    sack = bytes.fromhex("03 00 0014 fffffff1 00100000 0001 0000 0002 0002")
+    forward = bytes.fromhex("c0 00 0008 fffffff4")
+    for packet in (data, sack, forward, data + sack, bytes.fromhex("06 00 0004")):
+        yield "sctp_packet", packet
+    for which in (b"k", b"c", b"s", b"p"):
+        yield "crypto", which
+        yield "crypto", which + bytes(range(64))
+    yield "nats_subject", b"v1.ab." + b"0123456789abcdef" * 2
+    yield "nats_subject", b"v1.cd.*"
     registered = {
         "conflux_id": "c",
         "conflux_token": "t",
@@ -173,6 +218,11 @@ def of_plugins() -> Iterator[Seed]:
         yield "guardian_url", base.encode()
     claims = json.dumps({"gkf": base64.urlsafe_b64encode(bytes(32)).decode()}).encode()
     yield "token", b"e30." + base64.urlsafe_b64encode(claims).rstrip(b"=") + b".c2ln"
+    saved = {"guardian": "https://g", "conflux_token": "t", "conflux_id": "c", "tag": ""}
+    yield "membership", json.dumps(saved).encode()
+    yield "membership", b'{"guardian": 1}'
+    yield "config", b'mtu_bytes = 1400\ntun_name = "conflux0"\n[plugins]\nrouter = "static"\n'
+    yield "config", b"[plugin.tether.webrtc]\nx = [1, {y = 2}]\n"
     for line in (b'{"verb": "status"}\n', b'{"verb": []}', b"[[[[", b'{"verb": 1e9999}'):
         yield "local_api", line
 
@@ -215,12 +265,33 @@ def programs() -> Iterator[Seed]:
     yield "handshake", shake("grants") + shake("grants", b"\x01\x00\x03\x05")
 
 
+def of_signed() -> Iterator[Seed]:
+    packet = b"\x00" + record(udp_packet(ip_address(FRIEND), ip_address(ME), b"hello"))
+
+    def step(which: Operation, payload: bytes = b"") -> bytes:
+        return operation(SIGNED, which, payload)
+
+    sent = step(Receiver.superframe_direct, packet) * 2
+    out = step(Receiver.packet_to_friend, b"hi") + step(Receiver.time_passes, b"\x08")
+    for level in (b"\x00", b"\x01"):
+        yield "signed", level + sent + step(Receiver.friend_vouches, b"\x01")
+        yield "signed", level + sent + step(Receiver.friend_vouches, b"\x00\x00\x00\x30\xff")
+        asked = step(Receiver.friend_vouches) + step(Receiver.friend_gives_digests, b"\x01\x00\x01")
+        yield "signed", level + sent + asked + step(Receiver.superframe_direct, packet)
+        yield "signed", level + out + step(Receiver.friend_wants_digests, b"\x01\x00")
+        yield "signed", level + out + step(Receiver.friend_acknowledges, b"\x01") + out
+        yield "signed", level + out + step(Receiver.friend_reports, b"\x03\xff") + out
+        yield "signed", level + sent + step(Receiver.time_passes, b"\x18")
+        yield "signed", level + step(Receiver.friend_tells, b"\x10" + bytes(40))
+
+
 def ends() -> tuple:
     return ip_address(ME), ip_address(FRIEND)
 
 
 def main() -> None:
-    for target, seed in (*of_wire(), *of_packet_auth(), *of_packets(), *of_plugins(), *programs()):
+    makers = (of_wire, of_packet_auth, of_vectors, of_packets, of_plugins, programs, of_signed)
+    for target, seed in (pair for make in makers for pair in make()):
         folder = FOLDER / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"seed-{hashlib.sha256(seed).hexdigest()[:12]}").write_bytes(seed)

@@ -10,6 +10,7 @@ tests/unit/test_vectors.py holds both the code and a second decoder to this file
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
@@ -17,13 +18,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
 from unittest import mock
+
+import make_in_stream
+from make_values import (
+    Values,
+    answer_values,
+    ask_values,
+    case,
+    certificate_values,
+    grant_values,
+    inband_values,
+    login_values,
+    open_values,
+)
 
 from conflux.anchor import handshake, identity
 from conflux.anchor.affinity import team_salt, team_tag
 from conflux.anchor.handshake import Secrets, Standing, StreamKeys, message_ref
-from conflux.anchor.identity import Identity
+from conflux.anchor.identity import PUSH_BINDING, Identity
 from conflux.anchor.seal import ENCAPSULATED_BYTES, HybridKey, hkdf_extract
 from conflux.anchor.stream import OutStream
 from conflux.api import KEM_CIPHERTEXT_BYTES, IceServer, Layout, NodeId, Signer
@@ -32,25 +45,21 @@ from conflux.testing.packets import udp_packet
 from conflux.testing.simnet.guardian import SimGuardian
 from conflux.wire import features, inband
 from conflux.wire.control import (
-    Answer,
     Ask,
     AuthLevel,
     Description,
     Kind,
-    Open,
     Purpose,
     Target,
     TargetKind,
     envelope,
 )
-from conflux.wire.credentials import Certificate, Grant, LoginRequest, TeamKey
+from conflux.wire.credentials import TeamKey
 from conflux.wire.frame import HEADER_BYTES, IN_STREAM, OUTER, SIZE, MessageType, probe
 
 FILE = Path(__file__).with_name("suite1.json")
 WALL = 1_800_000_000
 TOKEN = "a conflux token"
-
-Values = dict[str, Any]
 
 COMMENT = (
     "Every message of suite 1 (docs/protocol). Bytes are hex, in the order of the wire. `values` "
@@ -85,158 +94,7 @@ class Fixture:
         return Standing(self.crypto, self.entropy, own, self.guardian.key, grant)
 
 
-# Values, as a decoder shows them
-
-
-def certificate_values(c: Certificate) -> Values:
-    return {
-        "serial": c.serial,
-        "conflux_id": c.conflux_id.hex(),
-        "plane_id": c.plane_id.hex(),
-        "ml_dsa_public": c.sign_public.hex(),
-        "x_wing_public": c.kem_public.hex(),
-        "portal": c.portal,
-        "not_before": c.not_before,
-        "not_after": c.not_after,
-        "addresses": [str(address) for address in c.addresses],
-        "networks": [str(network) for network in c.networks],
-        "signature": c.signature.hex(),
-    }
-
-
-def grant_values(g: Grant) -> Values:
-    control = g.control
-    return {
-        "revision": g.revision,
-        "time_ms": g.time_ms,
-        "certificate": certificate_values(g.certificate),
-        "plane_name": g.plane_name,
-        "plane_key": g.plane_key.hex(),
-        "teams": [
-            {"id": t.team_id.hex(), "epoch": t.epoch, "key": t.key.hex(), "name": t.name}
-            for t in g.teams
-        ],
-        "control": {
-            "urls": list(control.urls),
-            "prefix": control.prefix,
-            "handle": control.handle.hex(),
-            "tags": [tag.hex() for tag in control.tags],
-            "shared_tag": control.shared_tag.hex(),
-            "jwt": control.jwt,
-            "seed": control.seed,
-            "ca_pem": control.ca_pem,
-        },
-        "ice_servers": [
-            {"url": s.url, "username": s.username, "credential": s.credential}
-            for s in g.ice_servers
-        ],
-        "networks": [str(network) for network in g.networks],
-    }
-
-
-def login_values(r: LoginRequest) -> Values:
-    return {
-        "token_digest": r.token_digest.hex(),
-        "random": r.nonce.hex(),
-        "time_ms": r.time_ms,
-        "ml_dsa_public": r.sign_public.hex(),
-        "x_wing_public": r.kem_public.hex(),
-        "signature": r.signature.hex(),
-    }
-
-
-def ask_values(a: Ask) -> Values:
-    return {
-        "nonce": a.nonce.hex(),
-        "time_ms": a.time_ms,
-        "purpose": int(a.purpose),
-        "target": {"kind": int(a.target.kind), "value": a.target.value.hex()},
-        "certificate": certificate_values(a.certificate),
-        "x_wing_public": a.kem_public.hex(),
-        "suites": list(a.suites),
-        "auth_level": int(a.auth_level),
-        "features": a.features,
-        "tether_kinds": list(a.tether_kinds),
-        "avoid": [node.hex() for node in a.avoid],
-        "team_tags": [tag.hex() for tag in a.team_tags],
-    }
-
-
-def answer_values(a: Answer) -> Values:
-    return {
-        "ask_hash": a.ask_hash.hex(),
-        "suite": a.suite,
-        "auth_level": int(a.auth_level),
-        "features": a.features,
-        "certificate": certificate_values(a.certificate),
-        "x_wing_public": a.kem_public.hex(),
-        "random": a.random.hex(),
-        "team_tags": [tag.hex() for tag in a.team_tags],
-        "mac": a.mac.hex(),
-        "tether": tether_values(a.tether),
-        "signature": a.signature.hex(),
-    }
-
-
-def open_values(o: Open) -> Values:
-    return {
-        "answer_hash": o.answer_hash.hex(),
-        "random": o.random.hex(),
-        "tether": tether_values(o.tether),
-        "signature": o.signature.hex(),
-    }
-
-
-def tether_values(d: Description) -> Values:
-    return {"driver": d.kind, "description": d.data.hex()}
-
-
-def inband_values(message: inband.Message) -> Values:
-    match message:
-        case inband.Setup():
-            path = [node.hex() for node in message.path]
-            return {"kind": 1, "route": message.route_id.hex(), "idle_s": message.idle_s} | {
-                "path": path
-            }
-        case inband.SetupOk():
-            rtts = list(message.rtts_us)
-            return {"kind": 2, "route": message.route_id.hex(), "label": message.label} | {
-                "rtts_us": rtts
-            }
-        case inband.SetupFailed():
-            return {"kind": 3, "route": message.route_id.hex(), "reason": int(message.reason)}
-        case inband.Teardown():
-            return {"kind": 4, "route": message.route_id.hex(), "reason": int(message.reason)}
-        case inband.LabelUnknown():
-            return {"kind": 5, "label": message.label}
-        case inband.Flood():
-            return {
-                "kind": 6,
-                "id": message.flood_id.hex(),
-                "relays_left": message.relays_left,
-                "tag": message.tag.hex(),
-                "sender": message.sender.hex(),
-                "message": message.message.hex(),
-            }
-        case inband.Seek():
-            return {
-                "kind": 7,
-                "id": message.seek_id.hex(),
-                "relays_left": message.relays_left,
-                "target": message.target.hex(),
-                "path": [node.hex() for node in message.path],
-                "avoid": [node.hex() for node in message.avoid],
-            }
-        case inband.Found():
-            path = [node.hex() for node in message.path]
-            return {"kind": 8, "id": message.seek_id.hex(), "path": path}
-
-
 # The sections of the file
-
-
-def case(comment: str, data: bytes, values: Values) -> Values:
-    return {"comment": comment, "bytes": data.hex(), "values": values}
 
 
 def keys_values(keys: StreamKeys) -> Values:
@@ -365,6 +223,10 @@ def credentials(f: Fixture) -> Values:
     request = f.a.identity.login_request(TOKEN, time_ms=WALL * 1000, entropy=f.entropy)
     binding = identity.login_binding(request.encode())
     sealed = identity.seal_grant(f.crypto, f.signer, rich, binding=binding, entropy=f.entropy)
+    again = Fixture()  # the same plane, whose chance nothing else hangs on
+    pushed = identity.seal_grant(
+        again.crypto, again.signer, rich, binding=PUSH_BINDING, entropy=again.entropy
+    )
     public = f.a.identity.kem.public
     return {
         "certificates": [
@@ -383,7 +245,29 @@ def credentials(f: Fixture) -> Values:
         }
         | unsealing(f.a.identity.kem, sealed)
         | signed(binding + hashlib.sha256(public).digest() + rich.encode()),
+        "pushed_grant": {
+            "comment": "one that answers no login, as it comes over the control channel",
+            "message": envelope(Kind.GRANT, pushed).hex(),
+        }
+        | unsealing(f.a.identity.kem, pushed)
+        | signed(PUSH_BINDING + hashlib.sha256(public).digest() + rich.encode()),
+        "tokens": tokens(f),
     }
+
+
+def tokens(f: Fixture) -> Values:
+    """login.md: what carries the fingerprint. The JWT's signature is Guardian's own affair."""
+    fingerprint = identity.guardian_fingerprint(f.signer.public)
+    claims = json.dumps({"gkf": base64url(fingerprint)}).encode()
+    return {
+        "registration": "vnr_" + base64url(bytes(range(32)) + fingerprint),
+        "conflux": ".".join((base64url(b"{}"), base64url(claims), base64url(b"signature"))),
+        "fingerprint": fingerprint.hex(),
+    }
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def features_said() -> list[Values]:
@@ -564,6 +448,7 @@ def refused(f: Fixture) -> list[Values]:
         ("ask", "any relay with a value", asked(f, target=Target(TargetKind.ANY_RELAY, b"\x00"))),
         ("ask", "target address of 5 bytes", asked(f, target=Target(TargetKind.ADDRESS, bytes(5)))),
     ]
+    bad += make_in_stream.refused()
     return [{"message": message, "comment": why, "bytes": data.hex()} for message, why, data in bad]
 
 
@@ -620,11 +505,12 @@ def build() -> Values:
     """Make the whole file anew; the same on every machine."""
     f = Fixture()
     address = Target(TargetKind.ADDRESS, ip_interface("10.77.0.3/16").packed)
+    sealed = frames()
     return {
         "comment": COMMENT,
         "made_by": "tests/vectors/make.py",
         "suite": 1,
-        "frames": frames(),
+        "frames": sealed,
         "superframes": superframes(),
         "probes": probes(),
         "inband": in_band(f),
@@ -644,6 +530,8 @@ def build() -> Values:
                 mtus=(9_000, 1_500),
             ),
         ],
+        "reports": make_in_stream.reports(),
+        "packet_auth": make_in_stream.packet_auth(f.a, sealed),
         "refused": refused(f),
     }
 

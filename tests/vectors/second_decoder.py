@@ -6,9 +6,11 @@ forbid. Slow and short on purpose: where it and the code disagree, one document 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -190,6 +192,24 @@ def opened_grant(plain: bytes) -> tuple[bytes, bytes, bytes]:
     return f.raw(ML_DSA_PUBLIC), f.raw(SIGNATURE), f.left
 
 
+def registration_token(token: str) -> bytes:
+    """login.md: the fingerprint of the Guardian that gave it out."""
+    require(token.startswith("vnr_"), "no registration token")
+    decoded = _base64url(token[4:])
+    require(len(decoded) == 64, "not whole")
+    return decoded[32:]
+
+
+def conflux_token(token: str) -> bytes:
+    parts = token.split(".")
+    require(len(parts) == 3, "no JWT")
+    return _base64url(json.loads(_base64url(parts[1]))["gkf"])
+
+
+def _base64url(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
 # handshake.md §1, §3, §4
 
 
@@ -294,7 +314,7 @@ def mtu_bytes(features: int) -> int:
 def envelope(data: bytes) -> tuple[int, bytes]:
     f = Fields(data)
     f.one_of(8, 1)
-    kind = f.one_of(8, 1, 2, 3, 4, 5)
+    kind = f.one_of(8, 1, 2, 3, 4, 5, 6)
     require(len(data) <= (65_536 if kind == 4 else 16_384), "message too large")
     return kind, f.left
 
