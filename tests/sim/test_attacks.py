@@ -10,8 +10,7 @@ import pytest
 from conflux.anchor import asking, handshake
 from conflux.anchor.answering import MAX_ANSWERED, MAX_PER_SENDER
 from conflux.anchor.grants import GUARDIAN_HANDLE
-from conflux.anchor.handshake import Standing, make_ask
-from conflux.anchor.identity import Identity, address_tag, node_tag, relay_tag
+from conflux.anchor.identity import node_tag, relay_tag
 from conflux.anchor.relay import MAX_ROUTES_PER_NEIGHBOUR, MAX_WAITING_PER_NEIGHBOUR
 from conflux.anchor.route import RELAY_ASKS
 from conflux.api import Layout, Router
@@ -282,39 +281,15 @@ def test_others_cannot_confirm_or_tear_down_a_route(relayed):
 # Handshakes
 
 
-def standing_of(network: SimNetwork, name: str) -> Standing:
-    """What an insider holds who registered as *name* but runs code of his own."""
-    network.guardian.enrol(name, addresses=[f"10.77.99.{len(name)}/16"], teams=["ops"])
-    identity = Identity(network.crypto, network.entropy)
-    grant = network.guardian.admit(name, identity)
-    return Standing(network.crypto, network.entropy, identity, network.guardian.key, grant)
-
-
-def ask_of(me: Standing, target: Target, network: SimNetwork, purpose=Purpose.STREAM) -> bytes:
-    return make_ask(
-        me,
-        target,
-        purpose=purpose,
-        auth_level=AuthLevel.HANDSHAKE,
-        tether_kinds=("sim",),
-        avoid=(),
-        wall=1_800_000_000 + network.now(),
-    ).message
-
-
 def test_a_flood_of_asks_stays_within_bounds_and_honest_peers_get_through(pair):
     network, right = pair.network, pair.right
     network.channel.records = False
-    plane_key, address = network.guardian.plane_key, pair.right.address.packed
-    insiders = [standing_of(network, "x" * n) for n in range(1, 31)]
-    target = Target(TargetKind.ADDRESS, address)
+    insiders = [network.add_insider(f"insider {n}", teams=["ops"]) for n in range(30)]
     peak = 0
     ping = None
     for tick in range(400):
-        for me in insiders:
-            handle = node_tag(plane_key, me.node_id)
-            message = ask_of(me, target, network)
-            network.channel.publish(handle, address_tag(plane_key, address), message)
+        for insider in insiders:
+            insider.ask_address(right.address.packed)
         network.run(0.01)
         answering = right.anchor.exchange.answering
         held = len(answering._answered) + len(answering._working)
@@ -344,15 +319,10 @@ def test_noise_on_the_control_channel_is_counted_and_harms_nothing(pair):
 
 def test_an_ask_with_a_certificate_of_ones_own_making_is_dropped(pair):
     network, right = pair.network, pair.right
-    honest = standing_of(network, "insider")
-    wider = replace(
-        honest.grant.certificate, addresses=pair.left.anchor.standing.grant.certificate.addresses
-    )
-    liar = replace(honest, grant=replace(honest.grant, certificate=wider))
-    target = Target(TargetKind.ADDRESS, right.address.packed)
-    handle = node_tag(network.guardian.plane_key, honest.node_id)
-    tag = address_tag(network.guardian.plane_key, right.address.packed)
-    network.channel.publish(handle, tag, ask_of(liar, target, network))
+    liar = network.add_insider("liar", teams=["ops"])
+    of_left = pair.left.anchor.standing.grant.certificate
+    liar.shows(replace(liar.standing.grant.certificate, addresses=of_left.addresses))
+    liar.ask_address(right.address.packed)
     network.run(1)
     assert right.anchor.counters["control: certificate was not signed by Guardian"] == 1
     assert network.channel.count(Kind.ANSWER) == 0
@@ -360,10 +330,9 @@ def test_an_ask_with_a_certificate_of_ones_own_making_is_dropped(pair):
 
 def test_an_ask_for_another_ones_address_is_dropped(pair):
     network, right = pair.network, pair.right
-    me = standing_of(network, "insider")
-    target = Target(TargetKind.ADDRESS, pair.left.address.packed)
-    tag = address_tag(network.guardian.plane_key, right.address.packed)
-    network.channel.publish(b"h" * 16, tag, ask_of(me, target, network))
+    insider = network.add_insider("insider", teams=["ops"])
+    ask = insider.ask(Target(TargetKind.ADDRESS, pair.left.address.packed))
+    insider.publish(insider.tag_of(right.address.packed), ask.message)
     network.run(1)
     assert not right.anchor.exchange.answering._working
     assert network.channel.count(Kind.ANSWER) == 0
@@ -372,15 +341,11 @@ def test_an_ask_for_another_ones_address_is_dropped(pair):
 def test_asks_forged_in_a_peers_name_do_not_keep_a_pair_apart(pair):
     """An Ask is not signed: a team mate can put another's certificate into his own."""
     network = pair.network
-    honest = standing_of(network, "insider")
-    plane_key = network.guardian.plane_key
+    liar = network.add_insider("liar", teams=["ops"])
     for forged, victim in ((pair.left, pair.right), (pair.right, pair.left)):
-        certificate = forged.anchor.standing.grant.certificate
-        liar = replace(honest, grant=replace(honest.grant, certificate=certificate))
-        target = Target(TargetKind.ADDRESS, victim.address.packed)
+        liar.shows(forged.anchor.standing.grant.certificate)
         for _ in range(3):
-            tag = address_tag(plane_key, victim.address.packed)
-            network.channel.publish(b"h" * 16, tag, ask_of(liar, target, network))
+            liar.ask_address(victim.address.packed)
     network.run(0.003)
     first, second = pair.left.ping(pair.right), pair.right.ping(pair.left)
     network.run(2)
@@ -418,10 +383,10 @@ def test_a_relay_ask_gives_one_tether_however_often_it_is_drawn(relayed):
 
 def test_any_relay_is_never_asked_for_streams(pair):
     network = pair.network
-    me = standing_of(network, "insider")
-    message = ask_of(me, Target(TargetKind.ANY_RELAY), network)
+    insider = network.add_insider("insider", teams=["ops"])
+    message = insider.ask(Target(TargetKind.ANY_RELAY)).message
     for _ in range(4):
-        network.channel.publish(b"h" * 16, relay_tag(network.guardian.plane_key), message)
+        insider.publish(relay_tag(network.guardian.plane_key), message)
     network.run(1)
     assert network.channel.count(Kind.ANSWER) == 0
 
@@ -504,13 +469,10 @@ def test_the_constants_of_the_exchange_are_those_of_the_page():
 
 def test_an_address_is_told_to_nobody_who_asks_for_a_tether(pair):
     network, right = pair.network, pair.right
-    stranger = network.add_node("stranger", teams=["others"])
+    stranger = network.add_insider("stranger", teams=["others"])
     target = Target(TargetKind.ADDRESS, right.address.packed)
-    plane_key = network.guardian.plane_key
-    me = stranger.anchor.standing
-    message = ask_of(me, target, network, Purpose.TETHER)
-    handle = node_tag(plane_key, me.node_id)
-    network.channel.publish(handle, address_tag(plane_key, right.address.packed), message)
+    message = stranger.ask(target, purpose=Purpose.TETHER).message
+    stranger.publish(stranger.tag_of(right.address.packed), message)
     network.run(5)
     assert network.channel.count(Kind.ANSWER) == 0
     assert right.anchor.counters["control: addresses are asked for streams only"] == 1
@@ -518,10 +480,10 @@ def test_an_address_is_told_to_nobody_who_asks_for_a_tether(pair):
 
 def test_an_ask_under_another_nodes_handle_is_dropped(pair):
     network, left, right = pair.network, pair.left, pair.right
-    plane_key = network.guardian.plane_key
-    target = Target(TargetKind.ANY_RELAY)
-    message = ask_of(left.anchor.standing, target, network, Purpose.TETHER)
-    network.channel.publish(node_tag(plane_key, b"i" * 32), relay_tag(plane_key), message)
+    liar = network.add_insider("liar")
+    liar.shows(left.anchor.standing.grant.certificate)
+    message = liar.ask(Target(TargetKind.ANY_RELAY), purpose=Purpose.TETHER).message
+    liar.publish(relay_tag(network.guardian.plane_key), message)
     network.run(5)
     assert network.channel.count(Kind.ANSWER) == 0
     dropped = left.anchor.counters + right.anchor.counters

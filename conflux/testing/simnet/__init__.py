@@ -16,6 +16,7 @@ Nothing waits: hours of virtual time pass as fast as the events in them can be w
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
 from conflux.testing.simnet.clock import Clock
 from conflux.testing.simnet.guardian import SimGuardian
+from conflux.testing.simnet.insider import Insider
 from conflux.testing.simnet.network import SimNetwork
 from conflux.testing.simnet.node import Arrival, Ping, SimNode
 from conflux.testing.simnet.underlay import Link, SimTether, Underlay
@@ -24,6 +25,7 @@ __all__ = [
     "Arrival",
     "Clock",
     "ControlMessage",
+    "Insider",
     "Link",
     "Ping",
     "SimChannel",

@@ -55,11 +55,12 @@ class SimChannel:
         self._own: dict[bytes, _Listener] = {}
         self._shared: dict[bytes, list[_Listener]] = {}
 
-    def listen(self, tags: Sequence[bytes], shared_tag: bytes, listener: _Listener) -> None:
+    def listen(self, tags: Sequence[bytes], shared_tag: bytes | None, listener: _Listener) -> None:
         """Each of *tags* is *listener*'s alone; of all who share *shared_tag* one is drawn."""
         for tag in tags:
             self._own[tag] = listener
-        self._shared.setdefault(shared_tag, []).append(listener)
+        if shared_tag is not None:
+            self._shared.setdefault(shared_tag, []).append(listener)
 
     def leave(self, listener: _Listener) -> None:
         self._own = {tag: other for tag, other in self._own.items() if other is not listener}

@@ -12,8 +12,9 @@ from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
 from conflux.testing.simnet.clock import Clock
 from conflux.testing.simnet.guardian import HANDLE, SimGuardian
-from conflux.testing.simnet.node import TETHER_KIND, SimNode
-from conflux.testing.simnet.underlay import Link, Underlay
+from conflux.testing.simnet.insider import Insider
+from conflux.testing.simnet.node import SimNode
+from conflux.testing.simnet.underlay import TETHER_KIND, Link, Underlay
 from conflux.wire.control import AuthLevel
 from conflux.wire.features import DEFAULT_MTU_BYTES
 
@@ -49,10 +50,11 @@ class SimNetwork:
         self.guardian = SimGuardian(
             self.crypto,
             self.entropy,
-            lambda: EPOCH_S + self.clock.now(),
+            self.wall,
             lambda tag, payload: self.channel.publish(HANDLE, tag, payload),
         )
         self.nodes: dict[str, SimNode] = {}
+        self.insiders: list[Insider] = []
         self.on_datagram: Callable[[str, str, bytes], None] | None = None
         """Sees (from, to, message) of each datagram that arrives, before its receiver does."""
         self._trace = hashlib.sha256()
@@ -91,6 +93,15 @@ class SimNetwork:
         )
         return node
 
+    def add_insider(self, name: str, *, teams: Sequence[str] = ()) -> Insider:
+        """Add a member that runs code of his own. It gets an address behind those of nodes."""
+        number = len(self.insiders) + 1
+        high, low = divmod(number, 250)
+        self.guardian.enrol(name, addresses=[f"10.77.{128 + high}.{low + 1}/16"], teams=teams)
+        insider = Insider(self, name)
+        self.insiders.append(insider)
+        return insider
+
     def link(self, one: SimNode, other: SimNode) -> Link:
         """The link between two nodes, to be changed in place."""
         return self.underlay.link(one.name, other.name)
@@ -112,6 +123,10 @@ class SimNetwork:
 
     def now(self) -> float:
         return self.clock.now()
+
+    def wall(self) -> float:
+        """Guardian's clock, Unix seconds."""
+        return EPOCH_S + self.clock.now()
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass."""

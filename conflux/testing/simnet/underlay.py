@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, Tether, TetherError, TetherStats
 from conflux.testing.simnet.clock import Clock
 
+TETHER_KIND = "sim"
 MAX_RELIABLE_BYTES = 16_384
 QUEUE_BYTES = 1 << 20
 """What is under way on one lane in one direction at most."""
