@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from conflux.anchor.failures import LONGEST_S, Failures
 from conflux.anchor.health import Health
 from conflux.anchor.identity import Peer
 from conflux.anchor.idle import IdleTimes
@@ -117,8 +118,7 @@ class Reach:
     round: int = 0
     search: Timer | None = None
     weighing: Timer | None = None
-    not_before: dict[Path, float] = field(default_factory=dict)
-    """When a path that failed may be tried again."""
+    failures: Failures = field(default_factory=Failures)
     direct_retry_s: float = DIRECT_RETRY_S
     direct_retry_at: float = 0.0
     without_route_since: float | None = None
@@ -270,8 +270,7 @@ class Routing:
     def give_up(self, reach: Reach, route: Route, now: float) -> None:
         """A relayed route stayed suspect: tear it down."""
         self._teardown(route.neighbour, route.route_id, Reason.BROKEN)
-        reach.not_before[route.path] = now + RETRY_LATER_S
-        self._remove(reach, [route], now)
+        self._broke(reach, route, RETRY_LATER_S, now)
 
     # Neighbours
 
@@ -318,7 +317,6 @@ class Routing:
         reach, path = pending.reach, pending.path
         for link, rtt_us in zip(_links(path)[1:], message.rtts_us, strict=False):
             self._weigher.link_measured(link, LinkSample(rtt_s=rtt_us / 1e6), now=now)
-        reach.not_before.pop(path, None)
         route = Route(message.route_id, path, neighbour, message.label, now)
         route.beyond_s = sum(message.rtts_us) / 1e6
         self._add(reach, route, now)
@@ -331,7 +329,7 @@ class Routing:
         self._forget(pending)
         soon = message.reason is Reason.NO_HANDSHAKE
         wait_s = RETRY_SOON_S if soon else RETRY_LATER_S
-        pending.reach.not_before[pending.path] = now + wait_s
+        pending.reach.failures.failed(pending.path, wait_s, now=now)
         if soon:
             self._search_after(pending.reach, RETRY_SOON_S, now)
         return True
@@ -340,8 +338,7 @@ class Routing:
         for reach in self.all():
             broken = [r for r in reach.routes if r.route_id == route_id]
             if broken and broken[0].neighbour is neighbour and route_id:
-                reach.not_before[broken[0].path] = now + RETRY_SOON_S
-                self._remove(reach, broken, now)
+                self._broke(reach, broken[0], RETRY_SOON_S, now)
                 return True
         return False
 
@@ -349,7 +346,8 @@ class Routing:
         for reach in self.all():
             for route in reach.routes:
                 if route.neighbour is neighbour and route.label == label != LABEL_HERE:
-                    self._remove(reach, [route], now)
+                    # A relay that began anew has forgotten it: that is worth another try at once.
+                    self._broke(reach, route, 0.0, now)
                     return True
         return False
 
@@ -379,6 +377,12 @@ class Routing:
         self._weigh(reach, now)
         self._changed(reach)
         self._on_reachable(reach, now)
+
+    def _broke(self, reach: Reach, route: Route, pause_s: float, now: float) -> None:
+        is_last = reach.routes == [route]
+        longest_s = NO_ROUTE_SEARCH_S if is_last else LONGEST_S
+        reach.failures.broke(route.path, pause_s, longest_s=longest_s, now=now)
+        self._remove(reach, [route], now)
 
     def _remove(self, reach: Reach, gone: Sequence[Route], now: float) -> None:
         if not gone:
@@ -432,7 +436,7 @@ class Routing:
             reach.direct_retry_at = now + reach.direct_retry_s
             reach.direct_retry_s = min(2 * reach.direct_retry_s, DIRECT_RETRY_MAX_S)
             self._ask_node(reach.node_id, now)
-        reach.not_before = {path: due for path, due in reach.not_before.items() if due > now}
+        reach.failures.drop_old(now)
         self._try_known(reach, now)
         if self._lacks_relayed(reach, now):
             known = [neighbour.node_id for neighbour in self._neighbours.all()]
@@ -468,7 +472,7 @@ class Routing:
         in_use = any(route.path == path for route in reach.routes)
         under_way = any(p.path == path for p in self._pending.values())
         neighbour = self._neighbours.get(path[1])
-        if in_use or under_way or neighbour is None or now < reach.not_before.get(path, 0.0):
+        if in_use or under_way or neighbour is None or not reach.failures.is_over(path, now=now):
             return
         route_id = self._entropy(ROUTE_ID_BYTES)
         deadline = self._timers.at(
@@ -480,7 +484,7 @@ class Routing:
     def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
         pending = self._pending[route_id]
         self._give_up(pending)
-        pending.reach.not_before[pending.path] = now + RETRY_LATER_S
+        pending.reach.failures.failed(pending.path, RETRY_LATER_S, now=now)
 
     def _give_up(self, pending: _Pending) -> None:
         self._forget(pending)

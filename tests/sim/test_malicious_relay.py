@@ -15,7 +15,7 @@ import pytest
 
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.frame import HEADER_BYTES, INNER, OUTER
-from conflux.wire.inband import LabelUnknown, SetupOk
+from conflux.wire.inband import LabelUnknown, Setup, SetupOk
 from conflux_router_static.router import StaticRouter
 
 Send = Callable[[bytes], None]
@@ -216,13 +216,40 @@ def test_a_flow_survives_a_relay_that(between, malice):
 
 
 @pytest.mark.parametrize("malice", HARMFUL, ids=lambda malice: malice.__name__)
-def test_nothing_goes_any_more_over_a_relay_that(between, malice):
+def test_next_to_nothing_goes_any_more_over_a_relay_that(between, malice):
     network, left, right = between.network, between.left, between.right
     relay = Malicious(network, between.bad, malice)
-    Flow(network, left, right, 300, 2_001).run(60)
-    Flow(network, right, left, 300, 2_002).run(60)
+    assert Flow(network, left, right, 300, 2_001).run(60)
+    assert Flow(network, right, left, 300, 2_002).run(60)
     before = relay.passed
-    flow = Flow(network, left, right, 200, 2_003)
+    flow = Flow(network, left, right, 600, 2_003)
     assert flow.run(10)
-    carried = relay.passed - before
-    assert carried < 0.05 * 2 * flow.size
+    assert relay.passed - before < 0.05 * 2 * flow.size
+
+
+def test_a_relay_that_breaks_each_route_as_soon_as_it_stands_is_tried_less_and_less(between):
+    network, left, bad = between.network, between.left, between.bad
+    set_ups: list[float] = []
+    receive = bad.anchor.relay.received
+
+    def break_at_once(neighbour, message, now):
+        if isinstance(message, Setup) and neighbour.node_id == left.node_id:
+            set_ups.append(now)
+            neighbour.send_inband(SetupOk(message.route_id, 7))
+            neighbour.send_inband(LabelUnknown(7))
+        else:
+            receive(neighbour, message, now)
+
+    bad.anchor.relay.received = break_at_once
+    (route,) = [
+        route
+        for route in left.anchor.routing.get(between.right.node_id).routes
+        if route.path[1] == bad.node_id
+    ]
+    bad.anchor.neighbours.get(left.node_id).send_inband(LabelUnknown(route.label))
+    pings = []
+    for _ in range(300):
+        pings.append(left.ping(between.right))
+        network.run(0.1)
+    assert 3 < len(set_ups) < 12
+    assert sum(ping.answers == 1 for ping in pings) > 290

@@ -13,7 +13,7 @@ from conflux.anchor.identity import Identity
 from conflux.anchor.node import Anchor
 from conflux.api import Layout, NodeId, Path, Router, Tether, WireError
 from conflux.testing.packets import udp_packet, udp_payload
-from conflux.testing.simnet.underlay import TETHER_KIND, SimTether
+from conflux.testing.simnet.underlay import SimTether
 from conflux.wire import ip
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import Grant
