@@ -290,6 +290,8 @@ def ends() -> tuple:
 
 
 def main() -> None:
+    for former in (FOLDER / "corpus").glob("*/seed-*"):
+        former.unlink()
     makers = (of_wire, of_packet_auth, of_vectors, of_packets, of_plugins, programs, of_signed)
     for target, seed in (pair for make in makers for pair in make()):
         folder = FOLDER / "corpus" / target

@@ -83,6 +83,8 @@ class SimNode:
         self.keeps_received = True
         self.deferred_s = 0.001
         """Virtual time that each piece of deferred work takes."""
+        self.workers: int | None = None
+        """How many threads share deferred work, first come first served; None for no end of them."""
         self.makes_tethers = True
         """Unset: its tether drivers fail every time."""
         self.refused_kinds: Collection[str] = ()
@@ -92,6 +94,7 @@ class SimNode:
         self._router = router
         self._life = 0
         self._armed = 0
+        self._busy_until: list[float] = []
         self._pings: dict[bytes, Ping] = {}
         self._numbers = itertools.count(1)
         self.start()
@@ -264,7 +267,18 @@ class SimNode:
             else:
                 then(result, self.now())
 
-        self._network.clock.after(self.deferred_s, self._in_this_life(run))
+        self._network.clock.at(self._done_at(), self._in_this_life(run))
+
+    def _done_at(self) -> float:
+        """When work that is deferred now will be done."""
+        now = self.now()
+        if self.workers is None:
+            return now + self.deferred_s
+        self._busy_until = [until for until in self._busy_until if until > now]
+        # Of the last so many pieces of work the first to be done makes room.
+        start = self._busy_until[-self.workers] if len(self._busy_until) >= self.workers else now
+        self._busy_until.append(start + self.deferred_s)
+        return start + self.deferred_s
 
     def offer_tether(self, kind: str, then: Callable[[Tether | None, float], None]) -> None:
         made = self._makes(kind)
