@@ -5,6 +5,9 @@
 Egress keeps each frame until it is reported, ingress notes it; `report` is making a report of 25 ms
 at 4,000 frames a second, `reported` is taking it in, both once for 100 frames.
 Microseconds per superframe, medians of interleaved rounds.
+
+The second table is egress towards a peer whose interface carries 1,500 bytes, from one that carries
+1,500 as well and from one that carries 9,000 (docs/protocol/inside.md).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from time import perf_counter
 
 from conflux.anchor.stream import InStream, OutStream
 from conflux.api import MAX_MESSAGE_BYTES, Layout
+from conflux.testing.packets import udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.frame import INNER, OUTER, SIZE
 
@@ -39,7 +43,15 @@ def main() -> None:
             f"{packets:>7}{size:>7}{seal:>8.2f}{opened:>8.2f}{egress:>8.2f}{ingress:>9.2f}"
             f"{made:>8.2f}{taken:>9.2f}{rate:>10.0f}"
         )
-    print("* of the slower side, on one core, without TUN and tether")
+    print("* of the slower side, on one core, without TUN and tether\n")
+    print(f"{'packets':>7}{'bytes':>7}{'1,500':>8}{'9,000':>8}")
+    for packets, size in ((1, 64), (40, 64), (40, 1_400), (7, 8_972)):
+        alike, wider = (
+            statistics.median(fitted(packets, size, mtu_bytes) for _ in range(ROUNDS))
+            for mtu_bytes in (1_500, 9_000)
+        )
+        shown = f"{alike:>8.2f}" if size <= 1_500 else f"{'-':>8}"
+        print(f"{packets:>7}{size:>7}{shown}{wider:>8.2f}{'   cut' if size > 1_500 else ''}")
 
 
 def measure(packets: int, size: int) -> tuple[float, ...]:
@@ -91,9 +103,22 @@ def report_costs(left: SimNode, right: SimNode) -> tuple[float, float]:
     return tuple(total / (FRAMES / 100) * 1e6 for total in (made, taken))  # type: ignore[return-value]
 
 
-def connected() -> tuple[SimNetwork, SimNode, SimNode]:
+def fitted(packets: int, size: int, mtu_bytes: int) -> float:
+    """Return microseconds of egress for one superframe of packets that may be cut."""
+    _, left, right = connected(mtu_bytes=mtu_bytes)
+    packet = udp_packet(left.address, right.address, bytes(size - 28), may_be_cut=True)
+    superframe = memoryview(bytes((Layout.BARE,)) + (SIZE.pack(size) + packet) * packets)
+    neighbour = left.anchor.neighbours.get(right.node_id)
+    assert neighbour is not None
+    neighbour.tethers[-1] = Sink([])  # type: ignore[assignment]
+    return timed(lambda: left.anchor.take_burst(superframe, now=0.0))
+
+
+def connected(mtu_bytes: int = 1_500) -> tuple[SimNetwork, SimNode, SimNode]:
+    """*mtu_bytes* is left's; right's is 1,500."""
     network = SimNetwork(seed=1)
-    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    left = network.add_node("left", teams=["ops"], mtu_bytes=mtu_bytes)
+    right = network.add_node("right", teams=["ops"])
     left.ping(right)
     network.run(1)
     return network, left, right

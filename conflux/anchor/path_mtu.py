@@ -36,22 +36,29 @@ class PathMtu:
 
     def fit(self, superframe: memoryview, session: Session, *, now: float) -> Sequence[memoryview]:
         """Return superframes whose packets all fit, in order; none if nothing is left."""
-        fitted = [bytearray(superframe[:1])]
-        for _, start, end in records(superframe):
-            for packet in self._fit(superframe[start:end], session, now):
-                if len(fitted[-1]) + SIZE.size + len(packet) > MAX_SUPERFRAME_BYTES:
-                    fitted.append(bytearray(superframe[:1]))
-                fitted[-1] += SIZE.pack(len(packet))
-                fitted[-1] += packet
-        return [memoryview(part) for part in fitted if len(part) > 1]
+        mtu_bytes, kept_from = session.mtu_bytes, 1
+        made = _Made(superframe[:1])
+        for record, start, end in records(superframe):
+            packet = superframe[start:end]
+            if end - start > mtu_bytes:
+                fitting = self._shorten(packet, session, now)
+            elif (lowered := clamped(packet, mtu_bytes)) is not None:
+                fitting = (lowered,)
+            else:
+                continue
+            made.add(superframe[kept_from:record])
+            for part in fitting:
+                made.add(SIZE.pack(len(part)) + part)
+            kept_from = end
+        if kept_from == 1:
+            return (superframe,)
+        made.add(superframe[kept_from:])
+        return made.superframes()
 
-    def _fit(self, packet: memoryview, session: Session, now: float) -> Sequence[Buffer]:
-        mtu_bytes = session.mtu_bytes
-        if len(packet) <= mtu_bytes:
-            return (clamped(packet, mtu_bytes) or packet,)
+    def _shorten(self, packet: memoryview, session: Session, now: float) -> Sequence[bytes]:
         if may_be_cut(packet):
             try:
-                return fragments(packet, mtu_bytes)
+                return fragments(packet, session.mtu_bytes)
             except WireError:
                 self._counters["tun_malformed"] += 1
                 return ()
@@ -69,3 +76,20 @@ class PathMtu:
                     lowered = memoryview(bytearray(superframe))
                 lowered[start:end] = packet
         return lowered
+
+
+class _Made:
+    """Superframes in the making, begun with *layout*: whole records are added in order."""
+
+    def __init__(self, layout: Buffer) -> None:
+        self._layout = layout
+        self._made = [bytearray(layout)]
+
+    def add(self, records_: Buffer) -> None:
+        """Add what is no longer than a superframe."""
+        if len(self._made[-1]) + len(records_) > MAX_SUPERFRAME_BYTES:
+            self._made.append(bytearray(self._layout))
+        self._made[-1] += records_
+
+    def superframes(self) -> list[memoryview]:
+        return [memoryview(made) for made in self._made if len(made) > len(self._layout)]

@@ -19,11 +19,15 @@ def clamped(packet: memoryview, mtu_bytes: int) -> bytes | None:
     *packet* is one that `ip.addresses` took for IP. What is no SYN, has no such option, or is
     malformed in any way stays as it is: it is the receiver's to judge.
     """
-    most = mtu_bytes - (20 if packet[0] >> 4 == 4 else 40) - _HEADER_BYTES  # RFC 6691 §2
+    is_four = packet[0] >> 4 == 4
+    protocol = packet[9] if is_four else packet[6]
+    if protocol != ip.TCP and (is_four or protocol == ip.UDP):
+        return None  # most of what is no TCP; of IPv6, what stands behind extension headers may be
     at = _mss_at(packet)
     if at is None:
         return None
     start, value_at = at
+    most = mtu_bytes - (20 if is_four else 40) - _HEADER_BYTES  # RFC 6691 §2
     (announced,) = _WORD.unpack_from(packet, value_at)
     if announced <= most:
         return None
