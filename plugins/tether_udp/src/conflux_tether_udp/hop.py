@@ -29,9 +29,9 @@ from conflux_tether_udp.datagram import (
 )
 from conflux_tether_udp.keys import TAG_BYTES
 from conflux_tether_udp.loss import Loss
-from conflux_tether_udp.paths import Address, Path, Paths, Why
+from conflux_tether_udp.paths import CHALLENGE_BYTES, Address, Path, Paths, Why
 from conflux_tether_udp.pmtu import PathMtu, State
-from conflux_tether_udp.reassembly import Reassembly, Tally
+from conflux_tether_udp.reassembly import GIVE_UP_S, Reassembly, Tally
 from conflux_tether_udp.reliable import ReliableIn, ReliableOut, RoundTrip
 
 REPORT_S = 0.1
@@ -136,6 +136,7 @@ class Hop:
         self._sent_at = now
         self._alive_at = now
         self._report_at: float | None = None
+        self._sweep_at: float | None = None
         self._asked_at = 0.0
         self._watch_at: float | None = None
         self._silences = 0
@@ -266,8 +267,9 @@ class Hop:
         if self._opener.seen(counter):
             self._opener.replayed += 1
             return None
-        if self._report_at is None:
-            self._report_later(now)
+        if self._sweep_at is None:
+            self._sweep_at = now + GIVE_UP_S
+            self._arm(self._sweep_at)
         return self._reassembly.add(counter, index, last, body, piece_bytes, now)
 
     def _elsewhere(self, path: Path, size: int, kind: int, is_newest: bool, now: float) -> None:
@@ -284,15 +286,23 @@ class Hop:
             self._path_changed(now)
 
     def _items(self, size: int, kind: int, path: Path, now: float) -> None:
+        challenge: Challenge | None = None
         try:
             for item in control.read(self._plain[:size]):
-                self._item(item, kind, path, now)
+                if isinstance(item, Challenge):
+                    challenge = item
+                else:
+                    self._item(item, path, now)
                 if self._is_closed:
                     return
         except WireError as error:
             self._break(f"the far end broke the rules: {error}")
+            return
+        if challenge is not None:
+            # One answer to a datagram, however many challenges are in it.
+            self._challenged(challenge, kind, path, now)
 
-    def _item(self, item: control.Item, kind: int, path: Path, now: float) -> None:
+    def _item(self, item: control.Item, path: Path, now: float) -> None:
         if isinstance(item, Segment):
             self._in.segment(item)
             self._arm(now)  # one acknowledgement for all that this turn brings
@@ -301,8 +311,6 @@ class Hop:
             self._arm(now)
         elif isinstance(item, Report):
             self._reported(item, now)
-        elif isinstance(item, Challenge):
-            self._challenged(item, kind, path, now)
         elif isinstance(item, Response):
             self._responded(item, path, now)
         elif isinstance(item, Close):
@@ -311,12 +319,12 @@ class Hop:
     # Paths
 
     def _challenged(self, item: Challenge, kind: int, path: Path, now: float) -> None:
-        self._paths.challenged(path, now)
         response = Response(item.token).encode()
         if self._paths.may_send(path, OVERHEAD_BYTES + len(response)):
             self._send_items(response, path, Kind(kind), now)
-        if self._paths.current is None:
-            self._try_candidates(now)
+        if self._paths.current is None and self._paths.may_send(path, CHALLENGE_BYTES):
+            # What came through may be a way back (RFC 8445 §7.3.1.4, triggered checks).
+            self._challenge(path, Why.CONNECT, now)
 
     def _responded(self, item: Response, path: Path, now: float) -> None:
         before = self._paths.current
@@ -400,7 +408,6 @@ class Hop:
         self._arm(self._report_at)
 
     def _report(self, now: float) -> None:
-        self._reassembly.sweep(now)
         tally = self._tally
         report = Report(
             expected=tally.expected(self._reassembly.unfinished()),
@@ -412,8 +419,6 @@ class Hop:
             overflows=self._wire.overflows(),
         )
         self._report_at = None
-        if self._reassembly:
-            self._report_later(now)
         path = self._paths.current
         if path is not None:
             self._send_items(report.encode(), path, Kind.CONTROL, now)
@@ -443,6 +448,9 @@ class Hop:
             return
         self._opener.forget_old(now)
         self._try_candidates(now)
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self._reassembly.sweep(now)
+            self._sweep_at = now + GIVE_UP_S if self._reassembly else None
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
         if self._out.due is not None and now >= self._out.due and not self._out.timed_out(now):
@@ -518,7 +526,9 @@ class Hop:
         self._watch_at = now + min(QUIET_S * 2 ** (self._silences - 1), RTT_S)
 
     def _arm_next(self, now: float) -> None:
-        dues = [self._paths.due(), self._report_at, self._out.due, self._watch_at]
+        dues = [
+            self._paths.due(), self._report_at, self._sweep_at, self._out.due, self._watch_at,
+        ]  # fmt: skip
         if self._is_ready:
             dues.append(self._sent_at + KEEP_ALIVE_S)
             dues.append(self._alive_at + DEAD_S)

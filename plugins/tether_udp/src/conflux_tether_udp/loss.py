@@ -80,10 +80,10 @@ class Loss:
         # A message of which nothing came has lost one datagram if it had one. If it had many, they
         # went together, as batches do in a full queue: then smaller ones would fare no better.
         singles = delta.single / delta.whole if delta.whole else 0.0
-        lost = min(delta.missing + (vanished - forgiven) * singles, float(MEMORY))
+        lost = delta.missing + (vanished - forgiven) * singles
         self._lost += lost
-        self._sent += min(delta.pieces, MEMORY) + lost
-        if self._sent > MEMORY or now - self._halved_at > MEMORY_S:
+        self._sent += delta.pieces + lost
+        while self._sent > MEMORY or now - self._halved_at > MEMORY_S:
             self._sent /= 2
             self._lost /= 2
             self._halved_at = now

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from conflux_tether_udp.control import TOKEN_BYTES
+from conflux_tether_udp.datagram import OVERHEAD_BYTES
 
 Address = tuple[Any, ...]
 """Of the far end, as sockets give it. Nothing here looks inside."""
@@ -38,6 +39,7 @@ MAX_CHALLENGES = 64
 MAX_KNOWN = 32
 """Paths, and addresses of their own accord: the oldest are forgotten."""
 AMPLIFICATION = 3
+CHALLENGE_BYTES = OVERHEAD_BYTES + 1 + TOKEN_BYTES
 
 UNTOLD_RANK = 9
 """Of addresses that are in no description."""
@@ -141,8 +143,8 @@ class Paths:
             wait_s = min(FIRST_RETRY_S * 2.0 ** min(done - 1, 10), LAST_RETRY_S)
             candidate.due = now + wait_s if candidate.tries > 0 else None
             path = Path(remote, None)
-            if self.may_send(path, _CHALLENGE_BYTES):
-                out.append((path, self.challenge(path, self._why, _CHALLENGE_BYTES, now)))
+            if self.may_send(path, CHALLENGE_BYTES):
+                out.append((path, self.challenge(path, self._why, CHALLENGE_BYTES, now)))
         return out
 
     def challenge(self, path: Path, why: Why, size: int, now: float) -> bytes:
@@ -154,17 +156,6 @@ class Paths:
         return token
 
     # What came in, all of it genuine
-
-    def challenged(self, path: Path, now: float) -> None:
-        """A challenge came by *path*: while there is no way yet, that may be one."""
-        if self.current is not None:
-            return
-        candidate = self._candidates.get(path.remote)
-        if candidate is None:
-            if len(self._candidates) >= MAX_KNOWN or not self._permits(path):
-                return
-            candidate = self._candidates[path.remote] = _Candidate(UNTOLD_RANK, now)
-        candidate.due = now
 
     def responded(self, token: bytes, path: Path, now: float) -> Challenge | None:
         """A response came by *path*; return the challenge, if there was one to that address."""
@@ -200,14 +191,12 @@ class Paths:
         if now < self._look_again_at:
             return None
         self._look_again_at = now + AGAIN_S
-        return path if self.may_send(path, _CHALLENGE_BYTES) else None
+        return path if self.may_send(path, CHALLENGE_BYTES) else None
 
     def credit(self, path: Path, size: int) -> None:
         """*size* bytes came by *path*, which is not the current one."""
         remote = path.remote
-        candidate = self._candidates.get(remote)
-        told = candidate is not None and candidate.rank != UNTOLD_RANK
-        if not told and path not in self._proven:
+        if remote not in self._candidates and path not in self._proven:
             while remote not in self._credit and len(self._credit) >= MAX_KNOWN:
                 del self._credit[next(iter(self._credit))]
             self._credit[remote] = self._credit.get(remote, 0) + AMPLIFICATION * size
@@ -217,8 +206,7 @@ class Paths:
         remote = path.remote
         if path == self.current or path in self._proven:
             return True
-        candidate = self._candidates.get(remote)
-        if candidate is not None and candidate.rank != UNTOLD_RANK:
+        if remote in self._candidates:
             return self._permits(path)
         left = self._credit.get(remote, 0) - size
         if left < 0 or not self._permits(path):
@@ -256,7 +244,3 @@ class Paths:
             self._settled_at = now + SETTLE_S
         self.current = path
         self.heard_at = now
-
-
-_CHALLENGE_BYTES = 41
-"""Header, item and tag."""

@@ -26,12 +26,14 @@ from conflux_tether_udp.control import (
 MAX_MESSAGE_BYTES = 16_384
 QUEUE_BYTES = 256 * 1024
 """What was taken and is not acknowledged."""
+_SEGMENT_COST = 32
+"""What a segment counts besides its data: empty messages have an end, too."""
 WINDOW = 8 * MAX_BITMAP_BYTES
 """Segments that may be under way: no more than a bitmap can name."""
 INITIAL_WINDOW = 10.0  # RFC 6928
 LEAST_WINDOW = 2.0
 REORDERED = 3
-RTO_INITIAL_S, RTO_MIN_S, RTO_MAX_S = 1.0, 0.2, 3.0
+RTO_INITIAL_S, RTO_MIN_S, RTO_MAX_S = 1.0, 0.2, 2.0
 DEAD_S = 12.0
 """No progress for so long, though all was sent again and again: the tether is dead."""
 
@@ -123,7 +125,7 @@ class ReliableOut:
             flags = (FIRST if not start else 0) | (LAST if start + len(piece) == size else 0)
             self._waiting.append(Segment(self._next, flags, piece))
             self._next += 1
-            self._held_bytes += len(piece)
+            self._held_bytes += len(piece) + _SEGMENT_COST
         return True
 
     def segment(self, room: int, now: float) -> Segment | None:
@@ -195,7 +197,7 @@ class ReliableOut:
 
     def _arrived(self, sequence: int, now: float) -> None:
         flight = self._flight.pop(sequence)
-        self._held_bytes -= len(flight.segment.data)
+        self._held_bytes -= len(flight.segment.data) + _SEGMENT_COST
         if flight.order < 0:
             return  # it had been given up
         self._in_flight -= 1
