@@ -107,6 +107,7 @@ class Asking:
         tag: bytes,
         *,
         purpose: Purpose,
+        kinds: Sequence[str] | None = None,
         avoid: Sequence[bytes] = (),
         in_stream: bool = False,
         failed: Callable[[float], None],
@@ -114,7 +115,8 @@ class Asking:
     ) -> bool:
         """Ask *target*, found under *tag*; False if too many Asks are out.
 
-        *in_stream*: the Ask goes inside the stream to a node with which we have one.
+        *in_stream*: the Ask goes inside the stream to a node with which we have one. *kinds* of
+        tethers are those worth a try unless given; with none, certificates are all that is shown.
         Ends in `on_established`, or in *failed(now)* after the deadline.
         """
         if len(self._asked) >= MAX_ASKED:
@@ -125,7 +127,7 @@ class Asking:
             target,
             purpose=purpose,
             auth_level=self._use.auth_level,
-            tether_kinds=self._kinds_for(target, now),
+            tether_kinds=self._kinds_for(target, now) if kinds is None else kinds,
             avoid=avoid,
             wall=self._use.wall(now),
             features=self._use.features,

@@ -24,6 +24,19 @@ CLOCK_SKEW_S = 60
 """How far two honest clocks may differ."""
 
 
+def due_from(certificate: Certificate) -> float:
+    """From when on peers look for the certificate that follows this one, Unix seconds.
+
+    Its owner renews at half of its life, and has an eighth of it for that.
+    """
+    return certificate.not_after - (certificate.not_after - certificate.not_before) * 3 / 8
+
+
+def due_again_s(certificate: Certificate) -> float:
+    """How long peers wait between two looks, while the owner has no other one."""
+    return (certificate.not_after - certificate.not_before) / 32
+
+
 def node_id(sign_public: bytes) -> NodeId:
     return NodeId(hashlib.sha3_256(sign_public).digest())
 

@@ -19,7 +19,7 @@ from conflux.anchor.exchange import Exchange
 from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
 from conflux.anchor.handshake import FEATURES, Standing
 from conflux.anchor.icmp_errors import IcmpErrors
-from conflux.anchor.identity import address_tag, node_tag, relay_tag
+from conflux.anchor.identity import address_tag, due_again_s, node_tag, relay_tag
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
@@ -339,14 +339,19 @@ class Anchor:
         )
 
     def _ask_node(self, node: NodeId, now: float) -> None:
+        if self.neighbours.get(node) is None:
+            self._ask_tether(node, now)
+
+    def _ask_tether(self, node: NodeId, now: float, kinds: Sequence[str] | None = None) -> None:
         target = Target(TargetKind.NODE, node)
-        if self.neighbours.get(node) or self.exchange.asking.is_asking(Purpose.TETHER, target):
+        if self.exchange.asking.is_asking(Purpose.TETHER, target):
             return
         tag = node_tag(self.standing.grant.plane_key, node)
         self.exchange.asking.ask(
             target,
             tag,
             purpose=Purpose.TETHER,
+            kinds=kinds,
             in_stream=self.sessions.by_tag(tag) is not None,
             failed=lambda _: None,
             now=now,
@@ -392,6 +397,7 @@ class Anchor:
         return self.sessions.get(node)
 
     def _established(self, done: Established, now: float) -> None:
+        self.neighbours.certified(done.peer)
         self.sessions.established(done, now)
 
     def _opened_again(self, node: NodeId, now: float) -> None:
@@ -517,3 +523,7 @@ class Anchor:
             self.neighbours.drop(neighbour, "certificate ended", now=now)
         elif not in_use and now - neighbour.last_data > self._idle.tether_s:
             self.neighbours.drop(neighbour, "idle", now=now)
+        elif in_use and self.wall(now) >= neighbour.certify_at:
+            # It has a new one by now. No kinds: nothing but certificates is exchanged.
+            neighbour.certify_at = self.wall(now) + due_again_s(neighbour.peer.certificate)
+            self._ask_tether(neighbour.node_id, now, kinds=())

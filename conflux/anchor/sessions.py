@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from conflux.anchor.egress import Egress
 from conflux.anchor.handshake import Standing
-from conflux.anchor.identity import Peer, node_tag
+from conflux.anchor.identity import Peer, due_again_s, due_from, node_tag
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
@@ -181,8 +181,7 @@ class Sessions(Mapping[NodeId, Session]):
         self._egress.bind(session, now=now)
         if former is not None:
             self._retire(former, now)
-        turn_s = 0.0 if self._standing().node_id < session.node_id else REKEY_TURN_S
-        self._timers.at(now + REKEY_S + turn_s, lambda now: self.rekey(session, now))
+        self._timers.at(self._rekey_at(session, now), lambda now: self.rekey(session, now))
 
     def _close_older_starts(self, peer: Peer, now: float) -> None:
         mine = peer.certificate
@@ -223,6 +222,15 @@ class Sessions(Mapping[NodeId, Session]):
             return
         self._rekey(session, now)
         self._timers.at(now + REKEY_RETRY_S, lambda now: self.rekey(session, now))
+
+    def _rekey_at(self, session: Session, now: float) -> float:
+        """At the age that keys may have, or before a certificate of either end runs out: the
+        handshake shows its successor. The smaller NodeId begins."""
+        me, wall = self._standing(), self._wall(now)
+        wait_s = REKEY_S
+        for certificate in (me.grant.certificate, session.peer.certificate):
+            wait_s = min(wait_s, max(due_from(certificate) - wall, due_again_s(certificate)))
+        return now + wait_s + (0 if me.node_id < session.node_id else min(REKEY_TURN_S, wait_s / 4))
 
     def _is_rekeying(self, session: Session) -> bool:
         return session.node_id in self._successors

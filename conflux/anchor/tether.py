@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from conflux.anchor.identity import Peer
+from conflux.anchor.identity import Peer, due_from
 from conflux.anchor.seal import Entropy
 from conflux.anchor.timers import Timer, Timers
 from conflux.api import LinkSample, NodeId, Tether, TetherStats, WireError
@@ -81,6 +81,8 @@ class Neighbour:
     is_suspect: bool = False
     """Whether too many probes went unanswered, and nothing was heard since."""
     probe_timer: Timer | None = None
+    certify_at: float = 0.0
+    """When to ask for its next certificate, Unix seconds."""
 
     @property
     def node_id(self) -> NodeId:
@@ -190,17 +192,25 @@ class Neighbours:
             )
             self._by_id[peer.node_id] = neighbour
         else:
-            neighbour.peer = peer
             neighbour.tethers.append(lane.tether)
             neighbour.kinds[lane.tether] = lane.kind
             neighbour.last_heard = now
             if len(neighbour.tethers) > MAX_TETHERS:
                 neighbour.remove(neighbour.tethers[0]).close()
         lane.neighbour = neighbour
+        self.certified(peer)
         if is_new:
             self._probe(neighbour, now)
             self._on_up(neighbour, now)
         lane.hand_over()
+
+    def certified(self, peer: Peer) -> None:
+        """A handshake showed a certificate of *peer*: its tethers live as long as the newest."""
+        neighbour = self._by_id.get(peer.node_id)
+        if neighbour is not None:
+            if peer.certificate.not_after > neighbour.peer.certificate.not_after:
+                neighbour.peer = peer
+            neighbour.certify_at = due_from(neighbour.peer.certificate)
 
     def drop(self, neighbour: Neighbour, reason: str, *, now: float) -> None:
         """Close every tether of *neighbour* and tell `on_down`, once."""

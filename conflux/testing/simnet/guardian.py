@@ -63,6 +63,8 @@ class SimGuardian:
         self.key = GuardianKey(crypto, self._signer.public)
         self.plane_id = entropy(ID_BYTES)
         self.plane_key = entropy(32)
+        self.valid_s = VALID_S
+        """How long certificates live that are issued from now on."""
 
     def enrol(self, name: str, *, addresses: Sequence[str], teams: Sequence[str]) -> None:
         """Register a conflux; *addresses* come with the plane's prefix length."""
@@ -103,7 +105,7 @@ class SimGuardian:
             kem_public=identity.kem.public,
             addresses=member.addresses,
             not_before=wall,
-            not_after=wall + VALID_S,
+            not_after=wall + self.valid_s,
         )
         return sign_certificate(self._signer, replace(bare, **changes))  # type: ignore[arg-type]
 
@@ -127,6 +129,11 @@ class SimGuardian:
         for other, member in self._members.items():
             if team in member.teams or other == name:
                 self.push(other)
+
+    def renew(self, name: str) -> None:
+        """Give *name* a new certificate for the keys that it has, of a higher serial."""
+        self._members[name].serial += 1
+        self.push(name)
 
     def push(self, name: str) -> None:
         """Send *name* its grant over the control channel."""

@@ -27,6 +27,8 @@ from veilnet_guardian.settings import (
     DEFAULT_MASTER_PORT,
     DEFAULT_PORT,
     EMBEDDED,
+    MAX_CERTIFICATE_S,
+    MIN_CERTIFICATE_S,
     HostPort,
     ServeSettings,
     check_master_url,
@@ -117,10 +119,11 @@ def main() -> None:
 )
 @click.option(
     "--certificate-lifetime",
-    type=click.IntRange(2, 30 * 86_400),
+    type=click.IntRange(MIN_CERTIFICATE_S, MAX_CERTIFICATE_S),
     default=CERTIFICATE_S,
     show_default=True,
     metavar="SECONDS",
+    help="Nodes renew at half of it.",
 )
 def serve(
     store: Store,

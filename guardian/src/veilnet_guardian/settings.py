@@ -16,6 +16,8 @@ EMBEDDED = "embedded"
 
 CERTIFICATE_S = 86_400
 """How long a certificate lives; nodes renew at half."""
+MIN_CERTIFICATE_S, MAX_CERTIFICATE_S = 20, 30 * 86_400
+"""Below, nodes could not show each other a new one before the old one ends."""
 
 _HOST_HEADER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
