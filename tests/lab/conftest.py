@@ -141,6 +141,11 @@ class Conflux:
         self.log = overlay.folder / f"{name}.log"
         self.process: lab.Process | None = None
 
+    def configure(self, text: str) -> None:
+        """Write its conflux.toml."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / "conflux.toml").write_text(text)
+
     def register(self, token: str, *options: str, **variables: str) -> Conflux:
         """Start `register --foreground`; the token goes by its variable."""
         url = f"http://{lab.Internet.address}:{PORT}"
@@ -295,6 +300,15 @@ class Overlay:
         with out.open("w") as file:
             process = place.popen(argv, stdout=file, stderr=subprocess.STDOUT, **streams)
         return process, out
+
+    @staticmethod
+    def last_json(out: Path) -> dict[str, Any]:
+        """The last line of what a program printed, which must be a JSON object."""
+        whole = out.read_text()
+        lines = whole.splitlines()
+        assert lines, f"{out.name} printed nothing"
+        assert lines[-1].startswith("{"), whole[-2000:]
+        return dict(json.loads(lines[-1]))
 
     def serve_stream(
         self, at: Conflux, size_bytes: int, *, address: str = "", port: int = 9000

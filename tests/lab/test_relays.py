@@ -17,8 +17,7 @@ def four(overlay):
     nodes = [overlay.host(name) for name in ("london", "tokyo", *RELAYS)]
     for node in nodes:
         # On a busy machine two relays' round trips differ by more than the router's usual 5 ms.
-        node.folder.mkdir(mode=0o700, exist_ok=True)
-        (node.folder / "conflux.toml").write_text("[plugin.router.static]\ntolerance_ms = 1000\n")
+        node.configure("[plugin.router.static]\ntolerance_ms = 1000\n")
         node.register(overlay.tokens["alice"])
     overlay.internet.block(nodes[0].host, nodes[1].host)
     return [node.ready() for node in nodes]
