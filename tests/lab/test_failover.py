@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.lab
 
-RELAYS = ("relay-east", "relay-west")
+RELAYS = ("relay-east", "relay-west", "relay-north")
 BOUND_S = 2.0
 """The longest pause that a flow may see. A silent route is left after 250 ms and the way, or by
 probes after some 0.6 s, whichever comes first; TCP then waits for its own timer, 200 ms doubled
@@ -21,8 +21,8 @@ alone, a dead tether is found out after 1.5 s, and TCP's timer would make 3 s of
 
 
 @pytest.fixture(scope="module")
-def four(overlay):
-    """London and Tokyo, blocked from each other, and two relays, all running."""
+def five(overlay):
+    """London and Tokyo, blocked from each other, and relays, one more than are used at a time."""
     overlay.start_guardian()
     nodes = [overlay.host(name) for name in ("london", "tokyo", *RELAYS)]
     london, tokyo, *_ = nodes
@@ -90,9 +90,9 @@ def judge(what, seen, at):
         assert found["missing"] <= 100 * lost_s
 
 
-def flow_over(overlay, four, what, break_it):
+def flow_over(overlay, five, what, break_it):
     """Run both flows, break what carries them by *break_it(its way)*, and judge what they saw."""
-    london, tokyo, *_ = four
+    london, tokyo, *_ = five
     overlay.until(lambda: london.reaches(tokyo), "london to reach tokyo")
     flows = Flows(overlay, london, tokyo)
     overlay.until(lambda: len(london.paths_to(tokyo)) > 1, "another way to stand by", within_s=60)
@@ -105,20 +105,20 @@ def flow_over(overlay, four, what, break_it):
     judge(what, flows.stop(), began)
 
 
-def test_relay_that_is_killed_costs_flows_a_moment(overlay, four):
-    relays = {relay.name: relay for relay in four[2:]}
+def test_relay_that_is_killed_costs_flows_a_moment(overlay, five):
+    relays = {relay.name: relay for relay in five[2:]}
     killed = []
 
     def kill(way):
         killed.append(relays[way[1]])
         killed[0].kill()
 
-    flow_over(overlay, four, "relay killed", kill)
+    flow_over(overlay, five, "relay killed", kill)
     killed[0].run().ready()
 
 
-def test_cable_that_is_cut_costs_flows_a_moment(overlay, four):
-    relays = {relay.name: relay for relay in four[2:]}
+def test_cable_that_is_cut_costs_flows_a_moment(overlay, five):
+    relays = {relay.name: relay for relay in five[2:]}
     cut = []
 
     def pull(way):
@@ -126,16 +126,16 @@ def test_cable_that_is_cut_costs_flows_a_moment(overlay, four):
         overlay.internet.cut(cut[0])
 
     try:
-        flow_over(overlay, four, "relay's cable cut", pull)
+        flow_over(overlay, five, "relay's cable cut", pull)
     finally:
         for host in cut:
             overlay.internet.mend(host)
 
 
 @pytest.mark.thorough
-def test_direct_way_that_is_blocked_costs_flows_a_moment_while_relays_stand_by(overlay, four):
+def test_direct_way_that_is_blocked_costs_flows_a_moment_while_relays_stand_by(overlay, five):
     """Takes 30 s more: that is when a direct way is tried again, while the relayed ones rest."""
-    london, tokyo, *_ = four
+    london, tokyo, *_ = five
     overlay.until(lambda: london.reaches(tokyo), "london to reach tokyo")
     flows = Flows(overlay, london, tokyo)
     overlay.until(lambda: len(london.paths_to(tokyo)) > 1, "two relayed ways")
