@@ -7,7 +7,7 @@ A *tag* is 16 bytes that only members of a plane can compute from an address, a 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conflux.api.types import Settings
@@ -58,6 +58,13 @@ class ControlChannel(abc.ABC):
 
         Messages may come twice meanwhile. Raises Unreachable or Refused and then keeps the old.
         """
+
+    def dropped(self) -> Mapping[str, int]:
+        """How many messages were dropped here since `connect`, by reason; `status` shows it.
+
+        A reason is a word or several with underscores between. None is known unless told.
+        """
+        return {}
 
     @abc.abstractmethod
     async def close(self) -> None:

@@ -117,6 +117,7 @@ class Node:
             names,
             packet_auth=self._launch.config.packet_auth,
             hardening=self._launch.hardening,
+            control_dropped=self._control.dropped() if self._control is not None else {},
         )
 
     def info(self) -> dict[str, object]:
@@ -180,7 +181,7 @@ class Node:
             stack.callback(self._end_anchor, anchor, world)
             world.drive(anchor.timers)
             world.tun = await stack.enter_async_context(self._interface(drivers, standing.grant))
-            world.control = await self._patiently(
+            world.control = self._control = await self._patiently(
                 "waiting for the Master", lambda: self._join(drivers, anchor, world)
             )
             stack.push_async_callback(self._leave, world)
@@ -343,7 +344,7 @@ class Node:
 
     async def _leave(self, world: LiveWorld) -> None:
         if world.control is not None:
-            channel, world.control = world.control, None
+            channel, world.control, self._control = world.control, None, None
             await channel.close()
 
     async def _keep_joined(self, world: LiveWorld) -> None:

@@ -20,6 +20,7 @@ def status(
     *,
     packet_auth: str,
     hardening: Hardening,
+    control_dropped: Mapping[str, int],
 ) -> dict[str, object]:
     """Return `status --json`: who is reached how, and what was dropped."""
     table: dict[str, object] = {
@@ -48,7 +49,8 @@ def status(
             for neighbour in anchor.neighbours.all()
         ]
         table["relayed_routes"] = anchor.relay.carried
-        table["counters"] = dict(sorted(anchor.counters.items()))
+        of_control = {f"control_{reason}": n for reason, n in control_dropped.items() if n}
+        table["counters"] = dict(sorted({**anchor.counters, **of_control}.items()))
         table["teams"] = [team.name for team in anchor.standing.grant.teams]
     return table
 

@@ -198,6 +198,8 @@ class ControlConformance(abc.ABC):
                 break
         else:
             pytest.fail("64 MB were queued without a turn of the event loop")
+        dropped = alice.channel.dropped()
+        assert dropped == {} or sum(dropped.values()) >= 1, "what is counted counts this"
         await alice.get_across(BOB, b"after the flood", bob)
 
     @_with_broker

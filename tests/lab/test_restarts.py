@@ -33,6 +33,12 @@ def test_streams_go_on_without_guardian_and_master(overlay, pair):
     end()
 
 
+def test_status_counts_what_the_master_cannot_carry(overlay, pair):
+    london, _ = pair
+    london.host.run(["ping", "-c", "1", "-W", "1", "10.99.0.200"], check=False)  # nobody is there
+    overlay.until(lambda: london.status()["counters"].get("control_unsent"), "an unsent Ask")
+
+
 def test_new_conflux_and_new_streams_work_once_guardian_is_back(overlay, pair):
     london, tokyo = pair
     oslo = overlay.conflux("oslo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from conflux.api import (
     MAX_CONTROL_BYTES,
@@ -106,6 +106,7 @@ class MemoryChannel(ControlChannel):
         self._on_message = on_message
         self._on_connected = on_connected
         self._under_way_bytes = 0
+        self._unsent = 0
         self._closed = False
         broker.add(self)
 
@@ -113,6 +114,7 @@ class MemoryChannel(ControlChannel):
         if len(payload) > MAX_CONTROL_BYTES:
             raise ValueError(f"a control message has at most {MAX_CONTROL_BYTES} bytes")
         if not self.connected or self._under_way_bytes + len(payload) > QUEUE_BYTES:
+            self._unsent += 1
             return False
         self._under_way_bytes += len(payload)
         handle, kept = self.credentials.handle, bytes(payload)
@@ -123,6 +125,9 @@ class MemoryChannel(ControlChannel):
 
         self._broker.carrier(deliver, size_bytes=len(kept), reliable=False)
         return True
+
+    def dropped(self) -> Mapping[str, int]:
+        return {"unsent": self._unsent}
 
     async def renew(self, credentials: ControlCredentials) -> None:
         self._broker.admit(credentials)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 from conflux.api import (
     MAX_CONTROL_BYTES,
@@ -119,6 +119,9 @@ class NatsChannel(ControlChannel):
             else:
                 self._notice()
                 await former.finish(_HAND_OVER_S)
+
+    def dropped(self) -> Mapping[str, int]:
+        return asdict(self.counters)
 
     async def close(self) -> None:
         if self._closed:
