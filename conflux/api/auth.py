@@ -17,7 +17,8 @@ from conflux.api.types import Settings
 class RegistrationRequest:
     """What a new conflux asks for; empty means that the server chooses.
 
-    `cidr`: its address, or one for each range of the plane, parted by a comma.
+    `cidr`: its address, or one for each range of the plane, parted by a comma. `attempt`: a random
+    value, secret like a token; the same request with it makes one conflux, however often it comes.
     """
 
     token: str
@@ -25,6 +26,7 @@ class RegistrationRequest:
     cidr: str = ""
     teams: Sequence[str] = ()
     portal: bool = False
+    attempt: str = ""
 
     def __repr__(self) -> str:
         return f"RegistrationRequest(tag={self.tag!r}, cidr={self.cidr!r}, teams={self.teams!r})"
@@ -69,7 +71,11 @@ class AuthDriver(abc.ABC):
 
     @abc.abstractmethod
     async def register(self, server: str, request: RegistrationRequest) -> Registration:
-        """Turn a registration token into a conflux of its own."""
+        """Turn a registration token into a conflux of its own.
+
+        Called again with the same `attempt`, it returns the conflux that was made the first time,
+        with its token; one that asks for something else under it makes a new one in its place.
+        """
 
     @abc.abstractmethod
     async def unregister(self, server: str, *, conflux_token: str) -> None:

@@ -27,7 +27,7 @@ from conflux.cli.options import (
 if TYPE_CHECKING:
     from conflux.api import RegistrationRequest
     from conflux.registry import Registry
-    from conflux.runtime.saved import Membership
+    from conflux.runtime.saved import Attempt, Membership
 
 
 @click.command()
@@ -91,10 +91,11 @@ def register(
         cidr=cidr,
         teams=[team for name in teams.split(",") if (team := name.strip())],
     )
+    attempt = saved.Attempt(path.parent)
     membership, addresses = _register(
-        guardian or DEFAULT_GUARDIAN, request, folder(config_dir), tun_name, wait_s
+        guardian or DEFAULT_GUARDIAN, request, attempt, path.parent, tun_name, wait_s
     )
-    _save(path, membership, folder(config_dir))
+    _save(path, membership, attempt)
     click.echo(f"registered {membership.tag or membership.conflux_id} as {addresses}")
     run_node(
         membership,
@@ -107,7 +108,12 @@ def register(
 
 
 def _register(
-    guardian: str, request: RegistrationRequest, where: Path, tun_name: str | None, wait_s: float
+    guardian: str,
+    request: RegistrationRequest,
+    attempt: Attempt,
+    where: Path,
+    tun_name: str | None,
+    wait_s: float,
 ) -> tuple[Membership, str]:
     import asyncio
 
@@ -115,15 +121,17 @@ def _register(
     from conflux.runtime import enrol
 
     config = load_config(where, os.environ, {"tun_name": tun_name} if tun_name else {})
-    registration = asyncio.run(enrol.register(_plugins(), config, guardian, request, wait_s=wait_s))
+    registration = asyncio.run(
+        enrol.register(_plugins(), config, guardian, request, attempt=attempt, wait_s=wait_s)
+    )
     if registration.ignored_teams:
         names = ", ".join(registration.ignored_teams)
         click.echo(f"warning: not a member of these teams, ignored: {names}", err=True)
     return enrol.membership(guardian, registration), ", ".join(registration.addresses)
 
 
-def _save(path: Path, membership: Membership, where: Path) -> None:
-    """Save it; if that fails, give the conflux back, since nobody would know its token."""
+def _save(path: Path, membership: Membership, attempt: Attempt) -> None:
+    """Save it; if that fails, give the conflux back: whoever tries elsewhere has no use for it."""
     import asyncio
 
     from conflux.config import load_config
@@ -133,9 +141,11 @@ def _save(path: Path, membership: Membership, where: Path) -> None:
         saved.save(path, membership)
     except UsageError:
         with contextlib.suppress(UsageError):
-            config = load_config(where, os.environ)
+            config = load_config(path.parent, os.environ)
             asyncio.run(enrol.unregister(_plugins(), config, membership))
+            attempt.forget()
         raise
+    attempt.forget()
 
 
 def _plugins() -> Registry:

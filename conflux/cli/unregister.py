@@ -24,6 +24,11 @@ def unregister(config_dir: Path | None) -> None:
 
     path = folder(config_dir) / saved.REGISTERED
     membership = saved.load(path)
+    if membership is None and saved.Attempt(path.parent).was_cut_short:
+        raise UsageError(
+            f"a registration was cut short in {path.parent}, and Guardian may know of it: repeat "
+            "`register` with the same token, then unregister"
+        )
     if membership is None:
         raise UsageError(f"nothing is registered in {path.parent}: there is nothing to undo")
     if guardian := os.environ.get("VEILNET_GUARDIAN"):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from dataclasses import replace
 
 from conflux.api import (
     AuthDriver,
@@ -14,11 +15,12 @@ from conflux.api import (
     RegistrationRequest,
     Unavailable,
     Unreachable,
+    UsageError,
 )
 from conflux.config import Config
 from conflux.registry import Registry
 from conflux.runtime.drivers import check, create
-from conflux.runtime.saved import Membership
+from conflux.runtime.saved import Attempt, Membership
 
 log = logging.getLogger("conflux.register")
 
@@ -31,14 +33,19 @@ async def register(
     guardian: str,
     request: RegistrationRequest,
     *,
+    attempt: Attempt,
     wait_s: float,
 ) -> Registration:
-    """Register, waiting at most *wait_s* for a Guardian that is not up. Raises UsageError."""
+    """Register, waiting at most *wait_s* for a Guardian that is not up. Raises UsageError.
+
+    *attempt* is for the caller to forget once the answer is saved.
+    """
     check_machine(registry, config)
     auth: AuthDriver = create(registry, config, Kind.AUTH)[1]
     try:
         ends = time.monotonic() + wait_s
         said = False
+        request = replace(request, attempt=attempt.begin())
         while True:
             try:
                 return await auth.register(guardian, request)
@@ -48,6 +55,11 @@ async def register(
                 if not said:
                     said = True
                     log.warning("waiting for Guardian: %s", error)
+            except UsageError:
+                # An outright no to the only request there was: nothing was made.
+                if not (said or attempt.was_cut_short):
+                    attempt.forget()
+                raise
             await asyncio.sleep(RETRY_S)
     finally:
         await auth.close()

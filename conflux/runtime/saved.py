@@ -1,6 +1,7 @@
 """What a node keeps on disk: who it is to Guardian, nothing of the network.
 
-`conflux.json` is written by `register`, `up.json` by `up`; mode 0600 in a folder of mode 0700.
+`conflux.json` is written by `register`, `up.json` by `up`; mode 0600 in a folder of mode 0700. As
+long as a registration is not over there is `registering`, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +20,7 @@ from conflux.api import UsageError
 
 REGISTERED = "conflux.json"
 UP = "up.json"
+REGISTERING = "registering"
 ROOM_BYTES = 16_384
 """More than any membership needs: a token has at most 8 KiB."""
 
@@ -60,7 +64,50 @@ def _corrupt(path: Path, why: str) -> UsageError:
 
 def save(path: Path, membership: Membership) -> None:
     """Write a membership whole or not at all, also if the power fails. Raises UsageError."""
-    text = json.dumps(asdict(membership), indent=2) + "\n"
+    _write(path, json.dumps(asdict(membership), indent=2) + "\n")
+
+
+class Attempt:
+    """The random value that tells one registration from all others, on disk until it is over.
+
+    Guardian hears of it after the disk. So a registration that was cut short at any moment, were it
+    by SIGKILL, is repeated with the value that it had, and Guardian makes no second conflux.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / REGISTERING
+        self._value = _attempt_in(self._path)
+        self.was_cut_short = bool(self._value)
+        """Whether an earlier one was, about which Guardian may know more than this folder."""
+
+    def begin(self) -> str:
+        """Return the value, saved. Raises UsageError."""
+        if not self._value:
+            self._value = secrets.token_urlsafe(ATTEMPT_BYTES)
+            _write(self._path, self._value + "\n")
+        return self._value
+
+    def forget(self) -> None:
+        """It is over. Raises UsageError."""
+        remove(self._path)
+
+
+ATTEMPT_BYTES = 32
+_ATTEMPT = re.compile(r"[A-Za-z0-9_-]{43}\n")
+
+
+def _attempt_in(path: Path) -> str:
+    """Empty if there is none, or a torn one, which Guardian cannot have heard of."""
+    try:
+        text = path.read_bytes().decode("ascii", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return text.strip() if _ATTEMPT.fullmatch(text) else ""
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

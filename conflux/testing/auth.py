@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from ipaddress import ip_interface
 from typing import Any, Protocol
 
@@ -73,6 +74,22 @@ class AuthConformance(abc.ABC):
         assert granted.addresses
         for address in map(ip_interface, granted.addresses):
             assert address.network.prefixlen < address.max_prefixlen, "the plane's prefix length"
+
+    @_with_server
+    async def test_repeated_registration_makes_one_conflux(
+        self, driver: AuthDriver, server: AuthServer
+    ) -> None:
+        token = await server.registration_token()
+        request = RegistrationRequest(token=token, tag="kit", attempt="A" * 43)
+        granted = await driver.register(server.url, request)
+        assert await driver.register(server.url, request) == granted
+        other = await driver.register(server.url, replace(request, tag="other"))
+        assert other.tag == "other"
+        with pytest.raises(Refused):
+            await driver.unregister(server.url, conflux_token=granted.conflux_token)
+        second = await driver.register(server.url, replace(request, attempt="B" * 43))
+        assert second.conflux_id != other.conflux_id
+        await driver.unregister(server.url, conflux_token=other.conflux_token)
 
     @_with_server
     async def test_login_gives_a_session_and_a_sealed_grant(

@@ -161,7 +161,7 @@ def world(
     data_dir: DataDir, migrated: Path
 ) -> Callable[..., contextlib.AbstractAsyncContextManager[World]]:
     @contextlib.asynccontextmanager
-    async def make() -> AsyncIterator[World]:
+    async def make(**options: Any) -> AsyncIterator[World]:
         shutil.copy(migrated / "guardian.db", data_dir.root)
         clock, keys, db = [time.time()], Keys(data_dir), Database(data_dir)
         await db.open()
@@ -173,6 +173,7 @@ def world(
             monotonic=lambda: clock[0],
             master_url=lambda host: f"nats://{host}:4222",
             master_up=lambda: True,
+            **options,
         )
         transport = httpx.ASGITransport(create_app(guardian), raise_app_exceptions=False)
         try:

@@ -116,6 +116,37 @@ def test_team_is_attached_by_id_and_by_tag(ready: Run) -> None:
     assert "already attached" in ready("team", "attach", "dev", "london").stderr
 
 
+def test_plane_of_the_same_name_is_the_users_own_before_the_common_one(ready: Run) -> None:
+    own = ("--owner", "alice@example.com")
+    alices = ready("plane", "create", "lab", "10.7.0.0/24", *own).stdout.strip()
+    common = ready("plane", "create", "lab", "10.6.0.0/24").stdout.strip()
+    assert_one_line(ready("plane", "create", "lab", "10.5.0.0/24", *own), "plane lab exists")
+    assert_one_line(ready("plane", "create", "lab", "10.5.0.0/24"), "plane lab exists")
+    for email, network in (("alice", "10.7"), ("bob", "10.6")):
+        user = ("--user", f"{email}@example.com")
+        assert f"has {network}.0.1/24" in ready("conflux", "create", *user, "--plane", "lab").stderr
+    attach = ("team", "attach", "dev", "--to-plane")
+    several = ready(*attach, "lab")
+    assert_one_line(several, "several planes are called lab: name one by its id, ")
+    assert f"{alices} of alice@example.com" in several.stderr
+    assert f"{common} of all" in several.stderr
+    assert ready(*attach, common).stdout == f"{common}\n"
+    # Another user's own, where the operator can mean no other.
+    ready("plane", "create", "den", "10.4.0.0/24", *own)
+    for words in (("token", "create"), ("conflux", "create")):
+        assert ready(*words, "--user", "bob@example.com", "--plane", "den").exit_code == 0
+
+
+def test_user_has_no_more_conflux_than_allowed(ready: Run) -> None:
+    limit = {"VEILNET_GUARDIAN_MAX_CONFLUX": "2"}
+    words = ("conflux", "create", "--user", "alice@example.com", "--plane", "home")
+    for _ in range(2):
+        assert ready(*words, **limit).exit_code == 0
+    assert_one_line(ready(*words, **limit), "2 conflux already.*raise --max-conflux")
+    assert ready(*words, "--max-conflux", "3", **limit).exit_code == 0
+    assert ready(*words).exit_code == 0
+
+
 def test_tag_of_several_conflux_asks_for_an_id(ready: Run) -> None:
     for _ in range(2):
         assert conflux(ready, "twin").exit_code == 0

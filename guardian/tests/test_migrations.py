@@ -76,6 +76,7 @@ def test_database_of_the_first_schema_keeps_all_that_is_in_it(data_dir: DataDir)
             ("a", "10.8.0.1", None),
             ("b", None, "fd00:8::1"),
         ]
+        assert raw.execute("SELECT attempt, asked FROM conflux").fetchall() == [(None, None)] * 2
         for table, rows in (("team_conflux", 2), ("team_planes", 1), ("registration_tokens", 1)):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)  # noqa: S608
         assert raw.execute("PRAGMA foreign_key_check").fetchall() == []

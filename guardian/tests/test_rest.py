@@ -320,7 +320,11 @@ def test_user_sees_only_own_and_common_planes(world: MakeWorld) -> None:
             await w.plane("home", "10.8.0.0/24")
             wanted = {"name": "lab", "cidr": "fd00:8::/64"}
             assert (await w.client.post("/plane", json=wanted, headers=alice)).status_code == 201
-            refused(await w.client.post("/plane", json=wanted, headers=bob), 409, "exists already")
+            again = await w.client.post("/plane", json=wanted, headers=alice)
+            refused(again, 409, "plane lab exists already")
+            common = {"name": "home", "cidr": "10.9.0.0/24"}
+            again = await w.client.post("/plane", json=common, headers=bob)
+            refused(again, 409, "plane home exists already")
 
             async def names(headers: dict[str, str]) -> list[str]:
                 listed = (await w.client.get("/plane/list", headers=headers)).json()
@@ -351,6 +355,164 @@ def test_user_sees_only_own_and_common_planes(world: MakeWorld) -> None:
             assert (await w.client.delete("/conflux", headers=alice, params=gone)).is_success
             assert (await w.client.delete("/plane", headers=alice, **lab)).status_code == 204
             assert await names(alice) == ["home"]
+
+    asyncio.run(main())
+
+
+def test_names_of_one_user_tell_another_nothing_and_are_free_to_use(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice, bob = await w.user("alice@example.com"), await w.user("bob@example.com")
+            made = {}
+            for who in (alice, bob):
+                plane = {"name": "lab", "cidr": "10.8.0.0/24"}
+                for path, wanted in (("/plane", plane), ("/org/team", {"name": "dev"})):
+                    answer = await w.client.post(path, json=wanted, headers=who)
+                    assert answer.status_code == 201, answer.text
+                    made[path, who["Authorization"]] = answer.json()["id"]
+            for who in (alice, bob):
+                wish = {"plane": "lab", "teams": ["dev"]}
+                assert (await w.client.post("/conflux", json=wish, headers=who)).is_success
+                for path, name in (("/plane", "lab"), ("/org/team", "dev")):
+                    found = (await w.client.get(path, params={"name": name}, headers=who)).json()
+                    assert (found["id"], found["own"]) == (made[path, who["Authorization"]], True)
+            foreign = {"name": made["/plane", alice["Authorization"]]}
+            refused(await w.client.get("/plane", params=foreign, headers=bob), 404, "no plane")
+
+    asyncio.run(main())
+
+
+def test_team_that_is_called_like_others_is_named_by_its_id(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice, bob = await w.user("alice@example.com"), await w.user("bob@example.com")
+            carol = await w.user("carol@example.com")
+            await w.plane("home", "10.8.0.0/24")
+            ids = []
+            for owner in (alice, bob):
+                team = await w.client.post("/org/team", json={"name": "dev"}, headers=owner)
+                ids.append(team.json()["id"])
+                offer = {"team": "dev", "email": "carol@example.com"}
+                invited = (
+                    await w.client.post("/org/team/invite", json=offer, headers=owner)
+                ).json()
+                accepted = {"token": invited["token"]}
+                url = "/org/team/invite/accept"
+                assert (await w.client.post(url, json=accepted, headers=carol)).is_success
+            await w.client.post("/conflux", json={"plane": "home", "tag": "rio"}, headers=carol)
+
+            async def attach(team: str) -> Any:
+                wanted = {"conflux": "rio", "team": team}
+                return await w.client.post("/conflux/team", json=wanted, headers=carol)
+
+            several = await attach("dev")
+            refused(several, 422, "several teams are called dev: name one by its id")
+            for team_id, email in zip(ids, ("alice@example.com", "bob@example.com"), strict=True):
+                assert f"{team_id} of {email}" in several.json()["detail"]
+                assert (await attach(team_id)).status_code == 204
+            mine = {"conflux": "rio"}
+            listed = await w.client.get("/conflux/team/list", params=mine, headers=carol)
+            assert listed.json() == ["dev", "dev"]
+            # One's own is meant before others'.
+            own = await w.client.post("/org/team", json={"name": "dev"}, headers=carol)
+            found = await w.client.get("/org/team", params={"name": "dev"}, headers=carol)
+            assert found.json()["id"] == own.json()["id"]
+
+    asyncio.run(main())
+
+
+ATTEMPT = "A" * 43
+
+
+def test_repeated_registration_returns_the_conflux_that_it_made(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice = await w.user("alice@example.com")
+            await w.plane("home", "10.8.0.0/24")
+            await w.client.post("/org/team", json={"name": "dev"}, headers=alice)
+            token = await token_for(w, alice)
+            wanted = {"tag": "london", "teams": ["dev", "nosuch"], "attempt": ATTEMPT}
+            first = await w.client.post("/conflux/register", headers=token, json=wanted)
+            w.pass_time(600)
+            other_token = await token_for(w, alice)
+            for headers in (token, other_token):
+                again = await w.client.post("/conflux/register", headers=headers, json=wanted)
+                assert again.json() == first.json()
+            assert first.json()["teams"] == ["dev"]
+            listed = (await w.client.get("/conflux/list", headers=alice)).json()
+            assert [one["tag"] for one in listed] == ["london"]
+            # Its token is one that works.
+            bearer = {"Authorization": f"Bearer {again.json()['conflux_token']}"}
+            gone = await w.client.delete("/conflux/unregister", headers=bearer)
+            assert gone.status_code == 204
+            anew = await w.client.post("/conflux/register", headers=token, json=wanted)
+            assert anew.json()["conflux_id"] != first.json()["conflux_id"]
+
+    asyncio.run(main())
+
+
+def test_repeated_registration_that_asks_for_something_else_replaces(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice, bob = await w.user("alice@example.com"), await w.user("bob@example.com")
+            await w.plane("home", "10.8.0.0/24")
+            tokens = [await token_for(w, who) for who in (alice, alice, bob)]
+            made = []
+            for token, tag in zip(tokens, ("london", "paris", "paris"), strict=True):
+                wanted = {"tag": tag, "attempt": ATTEMPT}
+                answer = await w.client.post("/conflux/register", headers=token, json=wanted)
+                made.append(answer.json())
+            # Bob's is his own, although he says the same.
+            assert len({one["conflux_id"] for one in made}) == 3
+            listed = (await w.client.get("/conflux/list", headers=alice)).json()
+            assert [one["tag"] for one in listed] == ["paris"]
+            bearer = {"Authorization": f"Bearer {made[0]['conflux_token']}"}
+            refused(await w.client.delete("/conflux/unregister", headers=bearer), 401, "no longer")
+
+    asyncio.run(main())
+
+
+def test_attempt_that_could_be_guessed_is_refused(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            alice = await w.user("alice@example.com")
+            await w.plane("home", "10.8.0.0/24")
+            token = await token_for(w, alice)
+            for attempt in ("1", "A" * 21, "A" * 129, "A" * 42 + "\n", "ä" * 43):
+                answer = await w.client.post(
+                    "/conflux/register", headers=token, json={"attempt": attempt}
+                )
+                refused(answer, 422, "attempt: ")
+                assert attempt not in answer.json()["detail"] or attempt == "1"
+
+    asyncio.run(main())
+
+
+def test_user_may_have_so_many_conflux_and_no_more(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world(max_conflux=2) as w:
+            alice, bob = await w.user("alice@example.com"), await w.user("bob@example.com")
+            await w.plane("home", "10.8.0.0/24")
+            token = await token_for(w, alice)
+            wanted = {"tag": "london", "attempt": ATTEMPT}
+            first = await w.client.post("/conflux/register", headers=token, json=wanted)
+            assert (
+                await w.client.post("/conflux", json={"plane": "home"}, headers=alice)
+            ).is_success
+            for answer in (
+                await w.client.post("/conflux/register", headers=token, json={}),
+                await w.client.post("/conflux", json={"plane": "home"}, headers=alice),
+            ):
+                refused(answer, 409, "2 conflux already.*unregister one, or let its operator raise")
+            # What is there already is no further one, and neither is what takes its place.
+            again = await w.client.post("/conflux/register", headers=token, json=wanted)
+            assert again.json() == first.json()
+            wanted["tag"] = "paris"
+            assert (await w.client.post("/conflux/register", headers=token, json=wanted)).is_success
+            assert (await w.client.post("/conflux", json={"plane": "home"}, headers=bob)).is_success
+            gone = {"conflux": "paris"}
+            assert (await w.client.delete("/conflux", headers=alice, params=gone)).is_success
+            assert (await w.client.post("/conflux/register", headers=token, json={})).is_success
 
     asyncio.run(main())
 
@@ -685,7 +847,8 @@ def test_names_that_could_confuse_are_refused(world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
             alice = await w.user("alice@example.com")
-            for name in ("", " ", "a b", "../x", "-x", "x" * 64, "ä", "a\x00b", "a\nb", "%s"):
+            uuid = "3f0c5a52-1f0e-4d0b-8a3c-0a4d5f3b2c11"
+            for name in ("", " ", "a b", "../x", "-x", "x" * 64, "ä", "a\x00b", "a\nb", "%s", uuid):
                 answer = await w.client.post("/org/team", json={"name": name}, headers=alice)
                 refused(answer, 422, "cannot be used: take 1 to 63")
 

@@ -58,6 +58,8 @@ class TestRegister:
         line = f"Guardian at {NOBODY} does not answer: check the address and that it runs"
         machine.quick(*words).refused(UNREACHABLE, line)
         machine.quick(*words, "--wait", "0.6").refused(UNREACHABLE, line)
+        # No answer is no proof that nothing was made: the next try is the same registration.
+        (machine.folder / "registering").unlink()
 
     def test_folder_too_long_for_the_nodes_socket(self, machine):
         words = ["register", "-d", "-t", "vnr_x", "--config-dir", f"/nowhere/{'x' * 120}"]

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -713,12 +714,20 @@ class Unplaned(MemoryAuth):
         )
 
 
+class Forgetful(MemoryAuth):
+    """Does not send what tells a repeated registration from a new one."""
+
+    async def register(self, server: str, request: RegistrationRequest) -> Registration:
+        return await super().register(server, replace(request, attempt=""))
+
+
 AUTH: list[tuple[type[MemoryAuth], str]] = [
     (TellTale, "test_foreign_tokens_are_refused_with_a_line_for_people"),
     (Impatient, "test_silent_server_is_unreachable"),
     (Admitting, "test_login_request_that_is_noise_is_refused"),
     (Admitting, "test_unregistered_conflux_cannot_log_in"),
     (Unplaned, "test_registration_turns_a_token_into_a_conflux"),
+    (Forgetful, "test_repeated_registration_makes_one_conflux"),
 ]
 
 

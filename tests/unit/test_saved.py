@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from conflux.api import UsageError
 from conflux.runtime import saved
-from conflux.runtime.saved import Membership
+from conflux.runtime.saved import Attempt, Membership
 
 MEMBERSHIP = Membership(
     guardian="https://guardian.example",
@@ -179,3 +180,42 @@ def test_reader_sees_the_former_or_the_new_file_at_any_moment(tmp_path, monkeypa
     assert set(seen) == {MEMBERSHIP, other}
     assert seen == sorted(seen, key=lambda found: found == other)
     assert isinstance(path, Path)
+
+
+def test_attempt_is_the_same_until_it_is_over(tmp_path):
+    folder = tmp_path / "conflux"
+    first = Attempt(folder)
+    assert not first.was_cut_short
+    assert not folder.exists()
+    value = first.begin()
+    assert re.fullmatch("[A-Za-z0-9_-]{43}", value)
+    assert (folder / "registering").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    again = Attempt(folder)
+    assert again.was_cut_short
+    assert again.begin() == first.begin() == value
+    again.forget()
+    assert list(folder.iterdir()) == []
+    third = Attempt(folder)
+    assert not third.was_cut_short
+    assert third.begin() != value
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"abc\n", b"A" * 43, b"A" * 44 + b"\n", b"\xff" * 43 + b"\n"]
+)
+def test_torn_attempt_counts_as_none(tmp_path, torn):
+    (tmp_path / "registering").write_bytes(torn)
+    attempt = Attempt(tmp_path)
+    assert not attempt.was_cut_short
+    value = attempt.begin()
+    assert (tmp_path / "registering").read_text() == value + "\n"
+
+
+def test_attempt_that_cannot_be_read_or_saved_is_named(tmp_path):
+    (tmp_path / "registering").mkdir()
+    with pytest.raises(UsageError, match="registering cannot be read: Is a directory"):
+        Attempt(tmp_path)
+    with files_of_at_most(10), pytest.raises(UsageError, match="cannot be written"):
+        Attempt(tmp_path / "other").begin()
+    assert list((tmp_path / "other").iterdir()) == []

@@ -41,6 +41,7 @@ class MemoryGuardian:
         """Conflux token by session."""
         self._seal = seal
         self._tokens: set[str] = set()
+        self._attempts: dict[str, tuple[RegistrationRequest, Registration]] = {}
         self._made = 0
 
     async def registration_token(self) -> str:
@@ -55,6 +56,12 @@ class MemoryGuardian:
     def register(self, request: RegistrationRequest) -> Registration:
         if request.token not in self._tokens:
             raise Refused("the registration token is unknown: ask for a new one")
+        if request.attempt in self._attempts:
+            asked, made = self._attempts.pop(request.attempt)
+            if asked == request and made.conflux_token in self.registrations:
+                self._attempts[request.attempt] = asked, made
+                return made
+            self.registrations.pop(made.conflux_token, None)
         number = self._next()
         granted = Registration(
             conflux_id=f"conflux-{number}",
@@ -65,6 +72,8 @@ class MemoryGuardian:
             teams=tuple(request.teams),
         )
         self.registrations[granted.conflux_token] = granted
+        if request.attempt:
+            self._attempts[request.attempt] = request, granted
         return granted
 
     def unregister(self, conflux_token: str) -> None:

@@ -28,6 +28,7 @@ from veilnet_guardian.settings import (
     DEFAULT_PORT,
     EMBEDDED,
     MAX_CERTIFICATE_S,
+    MAX_CONFLUX,
     MIN_CERTIFICATE_S,
     HostPort,
     ServeSettings,
@@ -89,6 +90,17 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+max_conflux_option = click.option(
+    "--max-conflux",
+    type=click.IntRange(min=1),
+    default=MAX_CONFLUX,
+    show_default=True,
+    envvar="VEILNET_GUARDIAN_MAX_CONFLUX",
+    show_envvar=True,
+    help="How many conflux a user may have.",
+)
+
+
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="veilnet-guardian")
 def main() -> None:
@@ -125,6 +137,7 @@ def main() -> None:
     metavar="SECONDS",
     help="Nodes renew at half of it.",
 )
+@max_conflux_option
 def serve(
     store: Store,
     listen: str,
@@ -134,6 +147,7 @@ def serve(
     master_listen: str,
     public_master_url: str,
     certificate_lifetime: int,
+    max_conflux: int,
 ) -> None:
     """Serve nodes and users until SIGTERM or Ctrl-C."""
     at = HostPort.parse(listen, option="--listen", port=DEFAULT_PORT)
@@ -156,6 +170,7 @@ def serve(
         public_master_url=public_master_url,
         database_url=store.database_url,
         certificate_s=certificate_lifetime,
+        max_conflux=max_conflux,
     )
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
@@ -349,7 +364,8 @@ def token_create(store: Store, email: str, plane_name: str, days: int) -> None:
     from veilnet_guardian import planes, registration, users
 
     async def work(session: AsyncSession, keys: Keys) -> str:
-        owner, where = await users.get(session, email), await planes.get(session, plane_name)
+        owner = await users.get(session, email)
+        where = await planes.get_for(session, plane_name, owner)
         made, _ = await registration.create(
             session, keys.tokens, owner, where, days=days, now=_now()
         )
@@ -369,13 +385,17 @@ def conflux() -> None:
 @click.option("--user", "email", required=True, metavar="EMAIL")
 @click.option("--plane", "plane_name", required=True, metavar="NAME")
 @click.option("--tag", default="", help="A name for people.")
-def conflux_create(store: Store, email: str, plane_name: str, tag: str) -> None:
+@max_conflux_option
+def conflux_create(store: Store, email: str, plane_name: str, tag: str, max_conflux: int) -> None:
     """Create a conflux and print its token, for `veilnet-conflux up`."""
     from veilnet_guardian import confluxes, planes, users
 
     async def work(session: AsyncSession, keys: Keys) -> tuple[str, str]:
-        owner, where = await users.get(session, email), await planes.get(session, plane_name)
-        made = await confluxes.create(session, keys.tokens, owner, where, tag=tag, now=_now())
+        owner = await users.get(session, email)
+        where = await planes.get_for(session, plane_name, owner)
+        made = await confluxes.create(
+            session, keys.tokens, owner, where, tag=tag, limit=max_conflux, now=_now()
+        )
         addresses = ", ".join(map(str, made.conflux.addresses_in(made.plane)))
         return made.token, f"conflux {made.conflux.id}, tag {made.conflux.tag}, has {addresses}"
 

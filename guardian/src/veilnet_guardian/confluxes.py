@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from veilnet_guardian import names, planes, teams
-from veilnet_guardian.errors import Invalid, NotFound, Unauthorized
+from veilnet_guardian.errors import Conflict, Invalid, NotFound, Unauthorized
 from veilnet_guardian.models import (
     CertificateRecord,
     Conflux,
@@ -21,12 +23,13 @@ from veilnet_guardian.models import (
     User,
     team_conflux,
 )
-from veilnet_guardian.tokens import Tokens
+from veilnet_guardian.settings import MAX_CONFLUX
+from veilnet_guardian.tokens import Tokens, token_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """A new conflux, its token, which is never shown again, and what became of its teams."""
+    """A new conflux, its token, and what became of its teams."""
 
     conflux: Conflux
     plane: Plane
@@ -44,13 +47,39 @@ async def create(
     tag: str = "",
     cidr: str = "",
     team_names: Iterable[str] = (),
+    attempt: str = "",
+    limit: int = MAX_CONFLUX,
     now: int,
 ) -> Registered:
     """Add a conflux of *user* in *plane*. Teams that the user cannot attach are ignored.
 
-    *cidr*: the addresses that it shall have, parted by a comma. Raises Invalid or Conflict for the
-    tag or an address.
+    *cidr*: the addresses that it shall have, parted by a comma. *attempt*: a random value of the
+    asker's own; a request that repeats one gets what the first one made, and one that asks for
+    something else under it replaces that. Raises Invalid or Conflict for the tag, an address, a
+    team, or if *user* has *limit* conflux already.
     """
+    names_once = list(dict.fromkeys(team_names))
+    asked = _digest_of(plane, tag, cidr, names_once)
+    conflux = await _made_by(session, user, attempt) if attempt else None
+    if conflux is not None and conflux.asked != asked:
+        await remove(session, conflux, now=now)
+        await session.flush()
+        conflux = None
+    if conflux is None:
+        await _check_room(session, user, limit)
+        conflux = await _add(session, user, plane, tag, cidr, now=now)
+        conflux.attempt, conflux.asked = token_hash(attempt) if attempt else None, asked
+    attached, ignored = await _attach(session, user, conflux, names_once)
+    # The same for the same conflux, each time.
+    token = tokens.issue("conflux", conflux.id, token_id=conflux.token_id, now=conflux.created_at)
+    return Registered(
+        conflux=conflux, plane=plane, token=token, teams=attached, ignored_teams=ignored
+    )
+
+
+async def _add(
+    session: AsyncSession, user: User, plane: Plane, tag: str, cidr: str, *, now: int
+) -> Conflux:
     conflux_id = uuid4()
     addresses = await planes.allocate(session, plane, cidr)
     conflux = Conflux(
@@ -65,18 +94,41 @@ async def create(
     )
     session.add(conflux)
     await session.flush()
+    return conflux
+
+
+async def _attach(
+    session: AsyncSession, user: User, conflux: Conflux, team_names: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Attach the teams that *user* may attach; return their names, and the others'."""
     attached, ignored = [], []
-    for name in dict.fromkeys(team_names):
+    for name in team_names:
         try:
             await teams.attach(session, await teams.get(session, name, user=user), conflux)
         except NotFound:
             ignored.append(name)
         else:
             attached.append(name)
-    token = tokens.issue("conflux", conflux_id, token_id=conflux.token_id, now=now)
-    return Registered(
-        conflux=conflux, plane=plane, token=token, teams=attached, ignored_teams=ignored
-    )
+    return attached, ignored
+
+
+def _digest_of(plane: Plane, tag: str, cidr: str, team_names: Sequence[str]) -> bytes:
+    asked = json.dumps([str(plane.id), tag, cidr, team_names])
+    return hashlib.sha256(asked.encode()).digest()
+
+
+async def _made_by(session: AsyncSession, user: User, attempt: str) -> Conflux | None:
+    mine = (Conflux.user_id == user.id) & (Conflux.attempt == token_hash(attempt))
+    return (await session.execute(select(Conflux).where(mine))).scalar_one_or_none()
+
+
+async def _check_room(session: AsyncSession, user: User, limit: int) -> None:
+    count = select(func.count()).select_from(Conflux).where(Conflux.user_id == user.id)
+    if (await session.execute(count)).scalar_one() >= limit:
+        raise Conflict(
+            f"this user has {limit} conflux already, as many as this Guardian allows: unregister "
+            "one, or let its operator raise --max-conflux"
+        )
 
 
 def refuse_portal(portal: bool) -> None:

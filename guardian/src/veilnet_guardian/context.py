@@ -9,6 +9,7 @@ from veilnet_guardian.database import Database
 from veilnet_guardian.keys import Keys
 from veilnet_guardian.limiter import Limiter
 from veilnet_guardian.sessions import Logins
+from veilnet_guardian.settings import MAX_CONFLUX
 from veilnet_guardian.users import PasswordCheck
 
 
@@ -27,6 +28,7 @@ class Guardian:
     monotonic: Callable[[], float]
     master_url: Callable[[str], str]
     master_up: Callable[[], bool]
+    max_conflux: int = MAX_CONFLUX
     passwords: PasswordCheck = field(default_factory=PasswordCheck)
     limiter: Limiter = field(default_factory=Limiter)
 

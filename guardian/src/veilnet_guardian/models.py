@@ -31,6 +31,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -81,9 +82,20 @@ class Plane(Base):
     """
 
     __tablename__ = "planes"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "name"),
+        # NULL differs from NULL in a constraint.
+        Index(
+            "ix_planes_common_name",
+            "name",
+            unique=True,
+            sqlite_where=text("owner_id IS NULL"),
+            postgresql_where=text("owner_id IS NULL"),
+        ),
+    )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    name: Mapped[str] = mapped_column(String(63), unique=True)
+    name: Mapped[str] = mapped_column(String(63))
     cidr4: Mapped[str | None] = mapped_column(String(18))
     cidr6: Mapped[str | None] = mapped_column(String(43))
     key: Mapped[bytes] = mapped_column(LargeBinary(32))
@@ -105,10 +117,13 @@ class Team(Base):
     """An identity that conflux can share. `identity` marks the hidden one of a user's own."""
 
     __tablename__ = "teams"
-    __table_args__ = (Index("ix_teams_owner_id", "owner_id", "identity"),)
+    __table_args__ = (
+        UniqueConstraint("owner_id", "name"),
+        Index("ix_teams_owner_id", "owner_id", "identity"),
+    )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    name: Mapped[str] = mapped_column(String(210), unique=True)
+    name: Mapped[str] = mapped_column(String(210))
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     identity: Mapped[bool]
     epoch: Mapped[int] = mapped_column(BigInteger)
@@ -168,6 +183,7 @@ class Conflux(Base):
     __table_args__ = (
         UniqueConstraint("address4", "plane_id"),
         UniqueConstraint("address6", "plane_id"),
+        UniqueConstraint("user_id", "attempt"),
     )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
@@ -178,6 +194,10 @@ class Conflux(Base):
     address6: Mapped[str | None] = mapped_column(String(39))
     token_id: Mapped[UUID] = mapped_column(Uuid)
     created_at: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """SHA-256 of the random value by which its maker recognises the request that made it."""
+    asked: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """SHA-256 of what that request asked for."""
 
     def addresses_in(self, plane: Plane) -> list[Interface]:
         """Its addresses with the prefix length of *plane*, which is its own; IPv4 first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from uuid import UUID
 
 from veilnet_guardian.errors import Invalid
 
@@ -14,12 +15,21 @@ _MAX_EMAIL_BYTES = 200
 def name(value: str, *, of: str) -> str:
     """A plane's, team's or conflux's name; *of* says whose, for the error. Raises Invalid."""
     value = value.strip()
-    if not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value) or _is_id(value):
         raise Invalid(
             f"{of} {value[:80]!r} cannot be used: take 1 to 63 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit, and no UUID"
         )
     return value
+
+
+def _is_id(value: str) -> bool:
+    """What looks like an id would never be found by its name."""
+    try:
+        UUID(value)
+    except ValueError:
+        return False
+    return True
 
 
 def email(value: str) -> str:

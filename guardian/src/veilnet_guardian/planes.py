@@ -6,12 +6,13 @@ from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from uuid import uuid4
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from veilnet_guardian import names
-from veilnet_guardian.errors import Conflict, Forbidden, Invalid, NotFound
+from veilnet_guardian.errors import Conflict, Forbidden, Invalid
 from veilnet_guardian.keys import fresh_key
+from veilnet_guardian.lookup import look_up
 from veilnet_guardian.models import Conflux, Network, Plane, User
 
 Address = IPv4Address | IPv6Address
@@ -135,7 +136,7 @@ async def create(
     Without *owner* it is common to all users. Raises Invalid, Conflict.
     """
     name, ranges = names.name(name, of="plane name"), parse_ranges(cidr)
-    if (await session.execute(select(Plane.id).where(Plane.name == name))).first():
+    if (await session.execute(select(Plane.id).where(Plane.name == name, _open_to(owner)))).first():
         raise Conflict(f"plane {name} exists already: take another name")
     plane = Plane(
         id=uuid4(),
@@ -152,22 +153,32 @@ async def create(
 
 
 async def get(session: AsyncSession, name: str, *, user: User | None = None) -> Plane:
-    """Return a plane that *user* may use: a common one or its own; any for an operator (None).
+    """Return a plane that *user* may use, its own or a common one; any for an operator (None).
 
-    Raises NotFound, which does not tell whether somebody else has such a plane.
+    *name* may be its id. Raises NotFound, which does not tell whether somebody else has such a
+    plane, and Invalid if several are called so.
     """
-    query = select(Plane).where(Plane.name == name)
-    if user is not None:
-        query = query.where(or_(Plane.owner_id.is_(None), Plane.owner_id == user.id))
-    plane = (await session.execute(query)).scalar_one_or_none()
-    if plane is None:
-        raise NotFound(f"there is no plane {name[:80]}: create it or check its name")
-    return plane
+    visible = true() if user is None else _open_to(user)
+    return await look_up(session, Plane, name, visible=visible, user=user)
+
+
+async def get_for(session: AsyncSession, name: str, user: User) -> Plane:
+    """Return the plane that an operator means for *user*: as `get` has it, else anybody's.
+
+    Raises NotFound, Invalid.
+    """
+    return await look_up(session, Plane, name, visible=true(), user=user)
 
 
 async def list_for(session: AsyncSession, user: User) -> list[Plane]:
-    query = select(Plane).where(or_(Plane.owner_id.is_(None), Plane.owner_id == user.id))
-    return list((await session.execute(query.order_by(Plane.name))).scalars())
+    query = select(Plane).where(_open_to(user)).order_by(Plane.name, Plane.owner_id.is_(None))
+    return list((await session.execute(query)).scalars())
+
+
+def _open_to(user: User | None) -> ColumnElement[bool]:
+    """The planes that *user* may use; for None the common ones."""
+    common = Plane.owner_id.is_(None)
+    return common if user is None else or_(common, Plane.owner_id == user.id)
 
 
 async def delete(session: AsyncSession, name: str, *, user: User) -> None:

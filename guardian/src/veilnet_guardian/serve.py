@@ -91,6 +91,7 @@ def _assemble(
         monotonic=time.monotonic,
         master_url=master_url,
         master_up=link.up.is_set,
+        max_conflux=settings.max_conflux,
     )
     pusher = Pusher(db, maker, keys.master, link, master, monotonic=time.monotonic, wall=time.time)
     scheme = "https" if settings.tls_cert else "http"

@@ -14,6 +14,9 @@ DEFAULT_PORT = 8_000
 DEFAULT_MASTER_PORT = 4_222
 EMBEDDED = "embedded"
 
+MAX_CONFLUX = 256
+"""How many conflux a user may have: one registration token that leaked fills no plane."""
+
 CERTIFICATE_S = 86_400
 """How long a certificate lives; nodes renew at half."""
 MIN_CERTIFICATE_S, MAX_CERTIFICATE_S = 20, 30 * 86_400
@@ -83,6 +86,7 @@ class ServeSettings:
     public_master_url: str = ""
     database_url: str = ""
     certificate_s: int = CERTIFICATE_S
+    max_conflux: int = MAX_CONFLUX
 
 
 def check_master_url(value: str, *, option: str) -> str:

@@ -17,6 +17,7 @@ from veilnet_guardian import names
 from veilnet_guardian.database import bump_revision
 from veilnet_guardian.errors import Conflict, Forbidden, Invalid, NotFound
 from veilnet_guardian.keys import fresh_key
+from veilnet_guardian.lookup import look_up
 from veilnet_guardian.models import (
     Conflux,
     Invitation,
@@ -42,7 +43,8 @@ Holder = Conflux | User | Plane
 async def create(session: AsyncSession, name: str, owner: User, *, now: int) -> Team:
     """Raises Invalid, Conflict."""
     name = names.name(name, of="team name")
-    if (await session.execute(select(Team.id).where(Team.name == name))).first():
+    taken = (Team.name == name) & (Team.owner_id == owner.id)
+    if (await session.execute(select(Team.id).where(taken))).first():
         raise Conflict(f"team {name} exists already: take another name")
     team = Team(
         id=uuid4(),
@@ -61,15 +63,13 @@ async def create(session: AsyncSession, name: str, owner: User, *, now: int) -> 
 async def get(session: AsyncSession, name: str, *, user: User | None = None) -> Team:
     """Return a team of which *user* is owner or member; any for an operator (None).
 
-    Raises NotFound, which does not tell whether somebody else has such a team.
+    *name* may be its id. Raises NotFound, which does not tell whether somebody else has such a
+    team, and Invalid if several are called so.
     """
-    query = select(Team).where(Team.name == name, Team.identity.is_(False))
+    visible: ColumnElement[bool] = Team.identity.is_(False)
     if user is not None:
-        query = query.where(_open_to(user))
-    team = (await session.execute(query)).scalar_one_or_none()
-    if team is None:
-        raise NotFound(f"there is no team {name[:80]}: create it or check its name")
-    return team
+        visible &= _open_to(user)
+    return await look_up(session, Team, name, visible=visible, user=user)
 
 
 async def get_owned(session: AsyncSession, name: str, user: User) -> Team:
@@ -81,7 +81,9 @@ async def get_owned(session: AsyncSession, name: str, user: User) -> Team:
 
 
 async def list_for(session: AsyncSession, user: User) -> list[Team]:
-    query = select(Team).where(Team.identity.is_(False), _open_to(user)).order_by(Team.name)
+    query = (
+        select(Team).where(Team.identity.is_(False), _open_to(user)).order_by(Team.name, Team.id)
+    )
     return list((await session.execute(query)).scalars())
 
 
@@ -122,14 +124,17 @@ async def remove_member(session: AsyncSession, team: Team, user: User) -> None:
 
 
 async def attach(session: AsyncSession, team: Team, holder: Holder) -> bool:
-    """Give *holder* the team's key; False if it holds it already. Raises Conflict."""
+    """Give *holder* the team's key; False if it holds it already.
+
+    Raises Conflict, and then the transaction must not be kept.
+    """
     table = _table(holder)
-    _, column = table.primary_key.columns
-    count = select(func.count()).select_from(table).where(column == holder.id)
-    if (await session.execute(count)).scalar_one() >= MAX_TEAMS:
-        raise Conflict(f"there are {MAX_TEAMS} teams attached already: detach one first")
     if not await _link(session, table, team.id, holder.id):
         return False
+    _, column = table.primary_key.columns
+    count = select(func.count()).select_from(table).where(column == holder.id)
+    if (await session.execute(count)).scalar_one() > MAX_TEAMS:
+        raise Conflict(f"there are {MAX_TEAMS} teams attached already: detach one first")
     await bump_revision(session)
     return True
 
@@ -157,7 +162,7 @@ async def held(session: AsyncSession, which: ColumnElement[bool]) -> dict[UUID, 
         for conflux_id, team in await session.execute(query):
             found.setdefault(conflux_id, {})[team.id] = team
     return {
-        conflux_id: sorted(by_id.values(), key=lambda team: team.name)
+        conflux_id: sorted(by_id.values(), key=lambda team: (team.name, team.id))
         for conflux_id, by_id in found.items()
     }
 
@@ -168,7 +173,7 @@ async def attached_to(session: AsyncSession, conflux: Conflux) -> list[Team]:
         select(Team)
         .join(team_conflux, team_conflux.c.team_id == Team.id)
         .where(team_conflux.c.conflux_id == conflux.id)
-        .order_by(Team.name)
+        .order_by(Team.name, Team.id)
     )
     return list((await session.execute(query)).scalars())
 

@@ -63,7 +63,7 @@ def unregister(auth, url):
 
 def register(auth, url):
     request = RegistrationRequest(
-        token=REGISTRATION, tag="london", cidr="10.9.0.7/16", teams=["dev", "ops"], portal=False
+        token=REGISTRATION, tag="london", cidr="10.9.0.7/16", teams=["dev", "ops"], attempt="A" * 43
     )
     return auth.register(url, request)
 
@@ -80,6 +80,7 @@ def test_registration_sends_the_wish_and_returns_the_grant(stage):
         "cidr": "10.9.0.7/16",
         "teams": ["dev", "ops"],
         "portal": False,
+        "attempt": "A" * 43,
     }
 
 

@@ -35,6 +35,14 @@ class Wanted(Body):
     )
     teams: list[Text] = Field(default=[], max_length=MAX_TEAM_NAMES)
     portal: bool = False
+    attempt: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_-]{22,128})?$",
+        repr=False,
+        description="A random value of your own. Repeat a request with it if the answer was lost: "
+        "no second conflux is made, and what the first request made is returned, or replaced if "
+        "this one asks for something else. Keep it secret until then.",
+    )
 
 
 class NewConflux(Wanted):
@@ -43,7 +51,9 @@ class NewConflux(Wanted):
 
 class Registered(BaseModel):
     conflux_id: UUID
-    conflux_token: str = Field(description="Lives as long as the conflux. Shown this once.")
+    conflux_token: str = Field(
+        description="Lives as long as the conflux. Shown to its maker alone."
+    )
     tag: str
     plane: str
     address: str = Field(description="The first of `addresses`.")
@@ -104,6 +114,8 @@ async def register(guardian: TheGuardian, token: RegistrationBearer, wanted: Wan
             tag=wanted.tag,
             cidr=wanted.cidr,
             team_names=wanted.teams,
+            attempt=wanted.attempt,
+            limit=guardian.max_conflux,
             now=guardian.now(),
         )
     return _registered(made)
@@ -168,6 +180,8 @@ async def create_conflux(
             tag=wanted.tag,
             cidr=wanted.cidr,
             team_names=wanted.teams,
+            attempt=wanted.attempt,
+            limit=guardian.max_conflux,
             now=guardian.now(),
         )
     return _registered(made)

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/org/team", tags=["org"])
 
 
 class NewTeam(Body):
-    name: Text = Field(description="Unique in this Guardian.")
+    name: Text = Field(description="Unique among your own.")
 
 
 class TeamInfo(BaseModel):

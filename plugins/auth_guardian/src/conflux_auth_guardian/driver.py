@@ -64,6 +64,7 @@ class GuardianAuth(AuthDriver):
             "cidr": request.cidr,
             "teams": list(request.teams),
             "portal": request.portal,
+            "attempt": request.attempt,
         }
         call = _Call("POST", "/conflux/register", request.token, "registration token")
         call.has_json(wanted)
