@@ -34,18 +34,22 @@ class RegistrationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What the server granted. `addresses`, one or more, come with the plane's prefix length."""
+    """What the server granted. Addresses are in CIDR form, with the plane's prefix length.
+
+    In a plane of IPv4 and IPv6 `other_addresses` has what is not `address`.
+    """
 
     conflux_id: str
     conflux_token: str
     tag: str
     plane: str
-    addresses: Sequence[str]
+    address: str
     teams: Sequence[str] = ()
     ignored_teams: Sequence[str] = ()
+    other_addresses: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        return f"Registration(conflux_id={self.conflux_id!r}, addresses={self.addresses!r})"
+        return f"Registration(conflux_id={self.conflux_id!r}, address={self.address!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

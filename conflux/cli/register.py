@@ -25,7 +25,7 @@ from conflux.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from conflux.api import RegistrationRequest
+    from conflux.api import Registration, RegistrationRequest
     from conflux.registry import Registry
     from conflux.runtime.saved import Attempt, Membership
 
@@ -66,7 +66,7 @@ def register(
     """Register this machine with Guardian, save who it is, and run it."""
     from conflux.api import RegistrationRequest
     from conflux.cli.launch import run_node
-    from conflux.runtime import localapi, saved
+    from conflux.runtime import enrol, localapi, saved
 
     refuse_portal(portal)
     require_foreground("register", foreground)
@@ -92,10 +92,11 @@ def register(
         teams=[team for name in teams.split(",") if (team := name.strip())],
     )
     attempt = saved.Attempt(path.parent)
-    membership, addresses = _register(
-        guardian or DEFAULT_GUARDIAN, request, attempt, path.parent, tun_name, wait_s
-    )
+    guardian = guardian or DEFAULT_GUARDIAN
+    registration = _register(guardian, request, attempt, path.parent, tun_name, wait_s)
+    membership = enrol.membership(guardian, registration)
     _save(path, membership, attempt)
+    addresses = ", ".join((registration.address, *registration.other_addresses))
     click.echo(f"registered {membership.tag or membership.conflux_id} as {addresses}")
     run_node(
         membership,
@@ -114,7 +115,7 @@ def _register(
     where: Path,
     tun_name: str | None,
     wait_s: float,
-) -> tuple[Membership, str]:
+) -> Registration:
     import asyncio
 
     from conflux.config import load_config
@@ -127,7 +128,7 @@ def _register(
     if registration.ignored_teams:
         names = ", ".join(registration.ignored_teams)
         click.echo(f"warning: not a member of these teams, ignored: {names}", err=True)
-    return enrol.membership(guardian, registration), ", ".join(registration.addresses)
+    return registration
 
 
 def _save(path: Path, membership: Membership, attempt: Attempt) -> None:

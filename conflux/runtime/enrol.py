@@ -90,5 +90,5 @@ def membership(guardian: str, registration: Registration) -> Membership:
         conflux_id=registration.conflux_id,
         tag=registration.tag,
         plane=registration.plane,
-        address=registration.addresses[0],
+        address=registration.address,
     )

@@ -71,8 +71,7 @@ class AuthConformance(abc.ABC):
         assert granted.conflux_token
         assert granted.plane
         assert granted.tag == "kit"
-        assert granted.addresses
-        for address in map(ip_interface, granted.addresses):
+        for address in map(ip_interface, (granted.address, *granted.other_addresses)):
             assert address.network.prefixlen < address.max_prefixlen, "the plane's prefix length"
 
     @_with_server

@@ -710,7 +710,7 @@ class Unplaned(MemoryAuth):
             conflux_token=granted.conflux_token,
             tag=granted.tag,
             plane=granted.plane,
-            addresses=[address.partition("/")[0] for address in granted.addresses],
+            address=granted.address.partition("/")[0],
         )
 
 

@@ -68,7 +68,7 @@ class MemoryGuardian:
             conflux_token=f"vnc_{number:06}",
             tag=request.tag or f"conflux-{number}",
             plane="memory",
-            addresses=[request.cidr or f"10.128.{number // 256}.{number % 256}/16"],
+            address=request.cidr or f"10.128.{number // 256}.{number % 256}/16",
             teams=tuple(request.teams),
         )
         self.registrations[granted.conflux_token] = granted

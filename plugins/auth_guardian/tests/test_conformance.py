@@ -46,7 +46,9 @@ class Rest:
         match line:
             case "POST /conflux/register":
                 wanted = RegistrationRequest(token=token, **json.loads(body))
-                return dataclasses.asdict(self._guardian.register(wanted))
+                granted = self._guardian.register(wanted)
+                addresses = [granted.address, *granted.other_addresses]
+                return {**dataclasses.asdict(granted), "addresses": addresses}
             case "DELETE /conflux/unregister":
                 return self._guardian.unregister(token)
             case "POST /conflux/session/login":

@@ -33,12 +33,14 @@ def json_object(body: bytes) -> Mapping[str, object]:
 
 def registration(answer: Mapping[str, object]) -> Registration:
     """Check the answer to POST /conflux/register."""
+    address, *others = _addresses(answer)
     return Registration(
         conflux_id=_line(answer, "conflux_id"),
         conflux_token=_token(answer, "conflux_token"),
         tag=_line(answer, "tag", may_be_empty=True),
         plane=_line(answer, "plane"),
-        addresses=_addresses(answer),
+        address=address,
+        other_addresses=others,
         teams=_lines(answer, "teams"),
         ignored_teams=_lines(answer, "ignored_teams"),
     )

@@ -12,7 +12,7 @@ def conflux_auth_driver() -> DriverInfo:
     return DriverInfo(
         name="guardian",
         target="conflux_auth_guardian.driver:GuardianAuth",
-        api=(1, 0),
+        api=(1, 1),
         priority=50,
         probe=probe,
     )
