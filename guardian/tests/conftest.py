@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
+import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,9 +20,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import select
 
 from conflux.anchor.identity import (
     PUSH_BINDING,
@@ -37,6 +43,7 @@ from veilnet_guardian.database import Database
 from veilnet_guardian.datadir import DataDir
 from veilnet_guardian.grants import GrantMaker
 from veilnet_guardian.keys import Keys, crypto_driver
+from veilnet_guardian.models import Base
 from veilnet_guardian.sessions import Logins
 from veilnet_guardian.tokens import USER_TOKEN_S
 
@@ -102,6 +109,19 @@ class World:
     guardian: Guardian
     client: httpx.AsyncClient
     clock: list[float] = field(repr=False)
+    folder: Path
+
+    async def stored(self) -> bytes:
+        """All that the database holds: SQLite's files, free pages included, or each row's text."""
+        if self.guardian.db.is_sqlite:
+            return b"".join(path.read_bytes() for path in self.folder.glob("guardian.db*"))
+        found = []
+        async with self.guardian.db.read() as session:
+            for table in Base.metadata.tables.values():
+                for row in await session.execute(select(table)):
+                    found += [str(field).encode() for field in row if type(field) is not bytes]
+                    found += [field for field in row if type(field) is bytes]
+        return b"\n".join(found)
 
     def pass_time(self, seconds: float) -> None:
         self.clock[0] += seconds
@@ -156,14 +176,132 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir.root
 
 
+class Postgres:
+    """A PostgreSQL server in a folder of its own: on a Unix socket alone, as an ordinary user."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._made = itertools.count()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Postgres]:
+        # It refuses to run as root. It dies with the tests, however they end.
+        user = ["--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        if user:
+            os.chown(self._folder, 65534, 65534)
+        alone = ["setpriv", "--pdeathsig=KILL", *user]
+        data = str(self._folder / "data")
+        subprocess.run(
+            [*alone, self._programs / "initdb", "-D", data, "-U", "guardian", "--auth=trust",
+             "--encoding=UTF8", "--no-locale", "--no-sync"],
+            cwd="/", check=True, capture_output=True,
+        )  # fmt: skip
+        with subprocess.Popen(
+            [*alone, self._programs / "postgres", "-D", data, "-k", self._folder, "-h", "",
+             "-c", "fsync=off", "-c", "max_connections=50"],
+            cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as server:  # fmt: skip
+            try:
+                self._wait(server)
+                yield self
+            finally:
+                server.send_signal(signal.SIGQUIT)  # "immediate" (pg_ctl(1)): nothing is kept
+                server.wait(WAIT_S)
+
+    def _wait(self, server: subprocess.Popen[bytes]) -> None:
+        ends = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except (OSError, asyncpg.PostgresError):
+                assert server.poll() is None, "PostgreSQL ended"
+                assert time.monotonic() < ends, "PostgreSQL does not answer"
+                time.sleep(0.02)
+            else:
+                return
+
+    def url(self, name: str) -> str:
+        return f"postgresql+asyncpg://guardian@/{name}?host={self._folder}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(
+                host=str(self._folder), user="guardian", database=database
+            )
+            await connection.execute(statement)
+            await connection.close()
+
+        asyncio.run(run())
+
+    def cut_all_sessions(self) -> None:
+        """As a restart does."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
+
+    def database(self, template: str = "template1") -> str:
+        """Make a database like *template*; return its name."""
+        name = f"guardian{next(self._made)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+
+def _postgres_programs() -> Path | None:
+    found = shutil.which("initdb")  # Debian has no server's programs on PATH
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "postgres").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt install postgresql)")
+    # Not pytest's folder, which no other user may enter.
+    with (
+        tempfile.TemporaryDirectory(prefix="veilnet-postgres-") as folder,
+        Postgres(programs, Path(folder)).running() as server,
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a database with the newest schema; what is in it is the last test's."""
+    name = postgres.database()
+
+    async def main() -> None:
+        db = Database(DataDir(tmp_path_factory.mktemp("migrated-postgres")), postgres.url(name))
+        await db.open()
+        await db.close()
+
+    asyncio.run(main())
+    return name
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+def database_url(request: pytest.FixtureRequest, data_dir: DataDir) -> str:
+    """A new database with the newest schema: in the data folder, or where the URL says."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated") / "guardian.db", data_dir.root)
+        return ""
+    server: Postgres = request.getfixturevalue("postgres")
+    name: str = request.getfixturevalue("migrated_postgres")
+    # Quicker than a database for each test.
+    server.execute(f"TRUNCATE {', '.join(Base.metadata.tables)}", name)
+    server.execute("INSERT INTO guardian_state (id, revision, serial) VALUES (1, 1, 0)", name)
+    return server.url(name)
+
+
 @pytest.fixture
 def world(
-    data_dir: DataDir, migrated: Path
+    data_dir: DataDir, database_url: str
 ) -> Callable[..., contextlib.AbstractAsyncContextManager[World]]:
     @contextlib.asynccontextmanager
     async def make(**options: Any) -> AsyncIterator[World]:
-        shutil.copy(migrated / "guardian.db", data_dir.root)
-        clock, keys, db = [time.time()], Keys(data_dir), Database(data_dir)
+        clock, keys, db = [time.time()], Keys(data_dir), Database(data_dir, database_url)
         await db.open()
         guardian = Guardian(
             db=db,
@@ -178,7 +316,7 @@ def world(
         transport = httpx.ASGITransport(create_app(guardian), raise_app_exceptions=False)
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://guardian") as client:
-                yield World(guardian, client, clock)
+                yield World(guardian, client, clock, data_dir.root)
         finally:
             await db.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -64,7 +66,31 @@ def test_openapi_describes_every_endpoint(world: MakeWorld) -> None:
             assert found == ENDPOINTS
             for verb, path in ENDPOINTS:
                 assert paths[path][verb]["description"], (verb, path)
-            assert (await w.client.get("/docs")).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_docs_show_every_endpoint_and_load_nothing(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            answer = await w.client.get("/docs")
+            assert answer.status_code == 200
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            for verb, path in ENDPOINTS:
+                assert f"<code>{verb.upper()} {path}</code></h3>" in answer.text
+            for shown in (
+                "Bearer: Registration token",
+                "<code>ignored_teams</code>",
+                "Refusals: 401",
+            ):
+                assert shown in answer.text
+            assert set(re.findall(r'(?:src|href)="([^#"]*)', answer.text)) == {"", "openapi.json"}
+            assert not re.search(r"//|<script|<img|<link|@import|url\(|on[a-z]+=", answer.text)
+            policy = answer.headers["Content-Security-Policy"]
+            (style,) = re.findall("<style>(.*)</style>", answer.text, re.DOTALL)
+            hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+            assert f"default-src 'none'; style-src 'sha256-{hashed}'" in policy
+            assert (await w.client.get("/redoc")).status_code == 404
 
     asyncio.run(main())
 
@@ -278,8 +304,6 @@ def test_revoked_and_expired_registration_tokens_are_named_as_such(world: MakeWo
 
 
 def test_registration_token_carries_guardians_fingerprint(world: MakeWorld) -> None:
-    import base64
-
     async def main() -> None:
         async with world() as w:
             alice = await w.user("alice@example.com")
@@ -292,7 +316,7 @@ def test_registration_token_carries_guardians_fingerprint(world: MakeWorld) -> N
     asyncio.run(main())
 
 
-def test_database_holds_no_token_and_no_password(world: MakeWorld, data_dir: Any) -> None:
+def test_database_holds_no_token_and_no_password(world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
             alice = await w.user("alice@example.com")
@@ -303,7 +327,7 @@ def test_database_holds_no_token_and_no_password(world: MakeWorld, data_dir: Any
                 "/org/team/invite", json={"team": "dev", "email": "b@c.d"}, headers=alice
             )
             node = await w.node("alice@example.com", "home")
-            stored = b"".join(path.read_bytes() for path in data_dir.root.glob("guardian.db*"))
+            stored = await w.stored()
             secrets = (token, invited.json()["token"], node.token, "correct horse battery")
             for secret in secrets:
                 assert secret.encode() not in stored
@@ -839,6 +863,10 @@ def test_unknown_names_come_back_on_one_line(world: MakeWorld) -> None:
                 ("/conflux", {"conflux": "a\x1b[31mb"}),
             ):
                 refused(await w.client.get(path, params=query, headers=alice), 404, r"a\?")
+            nul = {"conflux": "a\x00b"}
+            refused(
+                await w.client.get("/conflux", params=nul, headers=alice), 422, "conflux: a NUL"
+            )
 
     asyncio.run(main())
 
@@ -850,6 +878,6 @@ def test_names_that_could_confuse_are_refused(world: MakeWorld) -> None:
             uuid = "3f0c5a52-1f0e-4d0b-8a3c-0a4d5f3b2c11"
             for name in ("", " ", "a b", "../x", "-x", "x" * 64, "ä", "a\x00b", "a\nb", "%s", uuid):
                 answer = await w.client.post("/org/team", json={"name": name}, headers=alice)
-                refused(answer, 422, "cannot be used: take 1 to 63")
+                refused(answer, 422, "cannot be used: (take 1 to 63|leave it out)")
 
     asyncio.run(main())

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veilnet_guardian.context import Guardian
+from veilnet_guardian.docs_page import add_docs
 from veilnet_guardian.errors import GuardianError, TooMany, one_line
 from veilnet_guardian.routes import auth, conflux, health, org, plane
 
@@ -36,10 +37,14 @@ def create_app(guardian: Guardian) -> ASGIApp:
         version=version("veilnet-guardian"),
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0"},
+        # FastAPI's own pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.guardian = guardian
     for module in (auth, plane, conflux, org, health):
         app.include_router(module.router)
+    add_docs(app)
     app.add_exception_handler(GuardianError, _refusal)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DBAPIError, _unavailable)

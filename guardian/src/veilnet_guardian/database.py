@@ -53,7 +53,13 @@ class Database:
             self._engine = create_async_engine(
                 url, pool_pre_ping=not self.is_sqlite, hide_parameters=True
             )
-        except (ArgumentError, InvalidRequestError, ImportError) as error:
+        except ImportError as error:
+            raise GuardianError(
+                f"--database-url needs a driver that is not installed ({error}): "
+                "for PostgreSQL `pip install veilnet-guardian[postgres]` "
+                "and name postgresql+asyncpg://user@host/name"
+            ) from None
+        except (ArgumentError, InvalidRequestError) as error:
             raise GuardianError(
                 f"--database-url cannot be used ({error}): "
                 "name an async driver, such as postgresql+asyncpg://user@host/name"
@@ -62,7 +68,11 @@ class Database:
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
         writing = self._engine.execution_options(guardian_writes=True)
-        self._read = async_sessionmaker(self._engine, expire_on_commit=False)
+        reading = self._engine
+        if not self.is_sqlite:
+            # Each statement would see a state of its own; with SQLite a transaction sees one.
+            reading = reading.execution_options(isolation_level="REPEATABLE READ")
+        self._read = async_sessionmaker(reading, expire_on_commit=False)
         self._write = async_sessionmaker(writing, expire_on_commit=False)
 
     async def open(self) -> None:

@@ -6,13 +6,22 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from veilnet_guardian.context import Guardian
 from veilnet_guardian.errors import Unauthorized
 from veilnet_guardian.models import User
 
-Text = Annotated[str, Field(max_length=300)]
+
+def _without_nul(value: str) -> str:
+    """No name has one, and PostgreSQL takes it as part of no text."""
+    if "\0" in value:
+        raise PydanticCustomError("nul", "a NUL character cannot be used: leave it out")
+    return value
+
+
+Text = Annotated[str, Field(max_length=300), AfterValidator(_without_nul)]
 
 
 class Body(BaseModel):
