@@ -19,7 +19,7 @@ from ipaddress import ip_address
 
 from conflux.anchor.icmp_errors import IcmpErrors
 from conflux.anchor.path_mtu import PathMtu
-from conflux.anchor.route import Reach, Route
+from conflux.anchor.reach import Reach, Route
 from conflux.anchor.stream import Session, Spent
 from conflux.anchor.timers import Timer, Timers
 from conflux.api import Layout, WireError

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from conflux.anchor.answering import Answering
 from conflux.anchor.asking import Asking
+from conflux.anchor.attempts import Attempts
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Peer
 from conflux.anchor.kinds import TetherKinds
@@ -51,6 +52,7 @@ class Exchange:
         tether_kinds: Sequence[str],
         has_tether: Callable[[NodeId], bool],
         join_tether: Callable[[Peer, Tether, str], Callable[[float], None]],
+        attempts: Attempts,
         on_established: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
         on_other_kind: Callable[[NodeId, float], None],
@@ -74,6 +76,7 @@ class Exchange:
             finish=self._finish,
         )
         self._join_tether = join_tether
+        self._attempts = attempts
         self._on_established = on_established
         self._on_other_kind = on_other_kind
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
@@ -105,6 +108,7 @@ class Exchange:
         """Forget what was remembered of others and counts no more."""
         self._rate.drop_idle(now)
         self._kinds.drop_idle(now)
+        self._attempts.drop_idle(now)
         self.answering.drop_idle(now)
 
     def forget(self) -> None:
@@ -137,6 +141,7 @@ class Exchange:
         joined = self._join_tether(done.peer, tether, kind)
 
         def connected(up: bool, now: float) -> None:
+            self._attempts.ended(node, up=up, now=now)
             if up:
                 # The tether's secret came out of the handshake: the peer has seen our Open.
                 confirmed()
@@ -145,6 +150,7 @@ class Exchange:
             else:
                 self._failed(done, now)
 
+        self._attempts.began(node, now=now)
         has_other = self._kinds.has_other(node, kind, now=now)
         self._use.world.connect_tether(
             tether,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conflux.anchor.route import Route
+    from conflux.anchor.reach import Route
     from conflux.wire.report import Report
 
 _COMPACT = 512

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from conflux.anchor.attempts import Attempts
 from conflux.anchor.egress import Egress, Egresser
 from conflux.anchor.exchange import Exchange
 from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
@@ -25,10 +26,13 @@ from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.post import Flooding
+from conflux.anchor.quota import Relaying
+from conflux.anchor.reach import Reach, Route
 from conflux.anchor.relay import Relay
 from conflux.anchor.reporter import Reporter
 from conflux.anchor.resend import Resender
-from conflux.anchor.route import Reach, Route, Routing
+from conflux.anchor.route import Routing
+from conflux.anchor.seek import Seeking
 from conflux.anchor.sessions import Sessions
 from conflux.anchor.step import Established
 from conflux.anchor.stream import InStream, Session
@@ -69,6 +73,7 @@ class Anchor:
         auth_level: AuthLevel,
         now: float,
         mtu_bytes: int = features.DEFAULT_MTU_BYTES,
+        relaying: Relaying = Relaying(),  # noqa: B008 (frozen)
         idle: IdleTimes = IdleTimes(),  # noqa: B008 (frozen)
         silence_floor_s: float = SILENCE_FLOOR_S,
     ) -> None:
@@ -95,6 +100,7 @@ class Anchor:
             on_back=self._neighbour_back,
             floor_s=silence_floor_s,
         )
+        self._attempts = Attempts()
         self.exchange = Exchange(
             lambda: self.standing,
             world,
@@ -107,6 +113,7 @@ class Anchor:
             tether_kinds=tether_kinds,
             has_tether=lambda node: self.neighbours.get(node) is not None,
             join_tether=self.neighbours.join,
+            attempts=self._attempts,
             on_established=self._established,
             on_opened_again=self._opened_again,
             on_other_kind=self._ask_node,
@@ -120,6 +127,7 @@ class Anchor:
             own_handle=lambda: self.standing.grant.control.handle,
             own_tags=self._own_tags,
             shared_tag=lambda: self.standing.grant.control.shared_tag,
+            is_relay=relaying.enabled,
             deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
         )
         self.icmp = IcmpErrors(world, counters)
@@ -164,6 +172,7 @@ class Anchor:
             idle=idle,
             ask_relay=self._ask_relay,
             ask_node=self._ask_node,
+            seek=self._seek,
             on_reachable=self._reachable,
             on_lost=self._route_lost,
         )
@@ -191,9 +200,23 @@ class Anchor:
             self.neighbours,
             entropy,
             counters,
+            relaying=relaying,
             ask_node=self._ask_node,
             accepts_from=lambda node: node in self.sessions,
             on_accepted=self.routing.hint,
+        )
+        self.seeking = Seeking(
+            me,
+            self.timers,
+            self.neighbours,
+            self._attempts,
+            entropy,
+            counters,
+            is_relay=relaying.enabled,
+            ask_relay=self._ask_relay,
+            ask_node=self._ask_node,
+            accepts_from=lambda node: node in self.sessions,
+            on_found=self.routing.found,
         )
         self.sessions = Sessions(
             lambda: self.standing,
@@ -357,12 +380,13 @@ class Anchor:
             now=now,
         )
 
-    def _ask_relay(self, avoid: Sequence[bytes], now: float) -> None:
+    def _ask_relay(self, avoid: Sequence[NodeId], now: float) -> None:
+        known = [neighbour.node_id for neighbour in self.neighbours.all()]
         self.exchange.asking.ask(
             Target(TargetKind.ANY_RELAY),
             relay_tag(self.standing.grant.plane_key),
             purpose=Purpose.TETHER,
-            avoid=avoid,
+            avoid=self._attempts.avoid(avoid, known, now=now),
             failed=lambda _: None,
             now=now,
         )
@@ -376,6 +400,9 @@ class Anchor:
             failed=lambda _: None,
             now=now,
         )
+
+    def _seek(self, target: NodeId, relays: int, avoid: Sequence[NodeId], now: float) -> None:
+        self.seeking.seek(target, relays=relays, avoid=avoid, now=now)
 
     def _want(self, session: Session, now: float) -> Reach:
         return self.routing.want(session.peer, is_ready=session.confirmed, now=now)
@@ -473,6 +500,12 @@ class Anchor:
         elif isinstance(message, inband.Flood):
             self.flooding.received(neighbour, message, now)
             ours = True
+        elif isinstance(message, inband.Seek):
+            self.seeking.received(neighbour, message, now)
+            ours = True
+        elif isinstance(message, inband.Found):
+            self.seeking.found(neighbour, message, now)
+            ours = True
         elif isinstance(message, inband.LabelUnknown):
             ours = self.routing.label_unknown(neighbour, message.label, now)
         else:
@@ -483,6 +516,7 @@ class Anchor:
     def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         self.relay.neighbour_up(neighbour, now)
         self.routing.neighbour_up(neighbour, now)
+        self.seeking.neighbour_up(neighbour, now)
 
     def _neighbour_silent(self, neighbour: Neighbour, now: float) -> None:
         self.counters["neighbour_suspect"] += 1
@@ -498,6 +532,7 @@ class Anchor:
         self.counters[f"neighbour_down: {reason}"] += 1
         self.relay.neighbour_down(neighbour, now)
         self.routing.neighbour_down(neighbour, now)
+        self.seeking.neighbour_down(neighbour)
 
     def _measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None:
         self.routing.measured(neighbour, sample, now)
@@ -513,6 +548,7 @@ class Anchor:
         self.resender.drop_idle(now)
         self.exchange.drop_idle(now)
         self.flooding.drop_idle(now)
+        self.seeking.drop_idle(now)
         for neighbour in self.neighbours.all():
             self._check_neighbour(neighbour, now)
         self.timers.at(now + self._idle.housekeeping_s, self._keep_house)

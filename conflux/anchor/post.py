@@ -42,6 +42,7 @@ class Flooding:
         own_handle: Callable[[], bytes],
         own_tags: Callable[[], frozenset[bytes]],
         shared_tag: Callable[[], bytes],
+        is_relay: bool,
         deliver: Callable[[bytes, bytes, float], None],
     ) -> None:
         self._neighbours = neighbours
@@ -50,6 +51,7 @@ class Flooding:
         self._own_handle = own_handle
         self._own_tags = own_tags
         self._shared_tag = shared_tag
+        self._is_relay = is_relay
         self._deliver = deliver
         self._seen = SeenNonces(keep_s=FLOOD_KEEP_S, limit=MAX_FLOODS)
         self._rate = RateLimit(per_s=FLOODS_PER_S, burst=FLOODS_BURST)
@@ -80,8 +82,8 @@ class Flooding:
         if flood.sender == self._own_handle() or not self._seen.fresh(flood.flood_id, now=now):
             return
         self._remember(flood.sender, neighbour, now)
-        shared = flood.tag == self._shared_tag()
-        if shared or flood.tag in self._own_tags():
+        for_relays = self._is_relay and flood.tag == self._shared_tag()
+        if for_relays or flood.tag in self._own_tags():
             # Who it claims to be from is not proved yet: limits go by who brought it.
             self._deliver(neighbour.node_id, flood.message, now)
         if flood.relays_left > 0 and flood.tag not in self._own_tags():

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from conflux.anchor.limits import RateLimit
+from conflux.anchor.quota import Quotas, Relaying
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Hop, Neighbour, Neighbours
 from conflux.anchor.timers import Timer, Timers
@@ -67,6 +68,7 @@ class Relay:
         entropy: Entropy,
         counters: Counter[str],
         *,
+        relaying: Relaying,
         ask_node: Callable[[NodeId, float], None],
         accepts_from: Callable[[NodeId], bool],
         on_accepted: Callable[[NodeId, Path, float], None],
@@ -79,6 +81,8 @@ class Relay:
         self._ask_node = ask_node
         self._accepts_from = accepts_from
         self._on_accepted = on_accepted
+        self._is_relay = relaying.enabled
+        self._quotas = Quotas(relaying)
         self._routes: dict[bytes, _Relayed] = {}
         self._complaints = RateLimit(per_s=4, burst=8)
 
@@ -105,6 +109,13 @@ class Relay:
         """Switch the label and send on; the frame itself stays as it is."""
         if hop_limit <= 1 or hop.next_hop is None:
             self._counters["relay_hop_limit"] += 1
+            return
+        size = len(message)
+        quota = hop.quota
+        quota.credit -= size
+        if quota.credit < 0 and not quota.draw(now):
+            quota.credit += size
+            self._counters["relay_over_quota"] += 1
             return
         hop.last_used = hop.next_hop.last_data = now
         header = OUTER.pack(DATA_BYTE, hop_limit - 1, 0, hop.next_label)
@@ -155,6 +166,8 @@ class Relay:
         at = path.index(self._me) if self._me in path else 0
         if at == 0 or path[at - 1] != before.node_id or setup.route_id in self._routes:
             return Reason.REFUSED
+        if path[-1] != self._me and not self._is_relay:
+            return Reason.REFUSED
         held = [relayed for relayed in self._routes.values() if relayed.before is before]
         if len(held) >= MAX_ROUTES_PER_NEIGHBOUR or not 0 < setup.idle_s <= MAX_IDLE_S:
             return Reason.BUSY
@@ -202,7 +215,13 @@ class Relay:
             return False
         relayed.label = label
         before.labels[label] = Hop(
-            setup.route_id, label, setup.idle_s, now, next_hop=after, next_label=answer.label
+            setup.route_id,
+            label,
+            setup.idle_s,
+            now,
+            self._quotas.of(before.node_id),
+            next_hop=after,
+            next_label=answer.label,
         )
         rtts_us = list(answer.rtts_us)
         if after is not None:

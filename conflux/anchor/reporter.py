@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from conflux.anchor.route import Reach, Route
+from conflux.anchor.reach import Reach, Route
 from conflux.anchor.stream import InStream, Session
 from conflux.anchor.timers import Timers
 from conflux.api import NodeId, Path

@@ -16,7 +16,8 @@ from itertools import repeat
 
 from conflux.anchor.ledger import Ledger
 from conflux.anchor.limits import RateLimit
-from conflux.anchor.route import Reach, Route, Routing
+from conflux.anchor.reach import Reach, Route
+from conflux.anchor.route import Routing
 from conflux.anchor.stream import Session, Spent
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.weigher import Weigher
@@ -341,7 +342,10 @@ class Resender:
             for again in ledger.again.values()
             if again.route is None and again.until > now
         ]
+        # Who shares a relay with a way that fails may be about to fail with it.
+        failing = {node for route in reach.routes if route.is_doubtful for node in route.relays}
         routes = [route for route in reach.routes if not route.is_doubtful]
+        routes.sort(key=lambda route: len(failing.intersection(route.relays)))
         if not waiting or not routes or reach.node_id in self._pumping:
             return
         room = AGAIN_BYTES

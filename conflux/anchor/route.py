@@ -4,7 +4,10 @@ A Reach is one destination in use. Its routes come from a direct tether (no set-
 from relays (set up hop by hop). The search, while there is no direct route:
 
     want ──► known neighbours and hints at once ──250 ms──► ask for relays ──back-off──► again
+                                                     ├─1 s──► seek paths over 2, 3, 4 relays
                                                      └─30 s, doubling──► try directly again
+
+Two routes are wanted, without a common relay if that can be.
 
 A neighbour that has not shown yet that it holds the stream's keys is no route: what would be sent
 now could overtake the Open. A relayed route is set up only to a destination that has them.
@@ -14,26 +17,25 @@ The direct way and the relayed ones are tried side by side, as RFC 8305 does wit
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-from conflux.anchor.failures import LONGEST_S, Failures
-from conflux.anchor.health import Health
+from conflux.anchor.failures import LONGEST_S
 from conflux.anchor.identity import Peer
 from conflux.anchor.idle import IdleTimes
+from conflux.anchor.reach import DIRECT_RETRY_S, Reach, Route
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import Link, LinkSample, NodeId, Path
-from conflux.wire.control import MAX_AVOID
-from conflux.wire.frame import DATA_BYTE, LABEL_HERE, MAX_HOPS, OUTER
+from conflux.wire.frame import LABEL_HERE
 from conflux.wire.inband import (
     MAX_PATH_NODES,
+    MAX_RELAYS,
     ROUTE_ID_BYTES,
     Reason,
     Setup,
@@ -50,103 +52,30 @@ NO_ROUTE_SEARCH_S = 2.0
 """The longest pause of the search while there is no route at all."""
 RELAY_ASKS = 4
 """Asks for a relay in one round without any route: each reaches one random node, maybe one that
-cannot help. For a spare route one Ask a round is enough."""
+cannot help. For a spare route one Ask a round is enough, two where one relay is not."""
+SEEK_ROUND = 2
+"""The first round that seeks: 1 s after the first Asks for a relay. By then one relay would have
+worked: two handshakes by the Master, two tethers of up to 300 ms, one set-up. Where it did not, the
+neighbours know no relay that is a neighbour of both ends."""
+MIN_RING = 2
+"""Relays that the first seek may find: to one alone there are quicker ways."""
+RING_S = 0.5
+"""Before the next, wider seek: what tethers there are have answered by then."""
+SHARE_AFTER_S = 2.0
+"""How long a path that was found waits for a better one if it shares relays with what there is."""
+FOUND_KEEP_S = 10.0
+MAX_FOUND_PATHS = 16
 SETUP_SLOW_S = 1.0
 """A set-up that takes longer keeps nobody from trying other ways as well."""
-DIRECT_RETRY_S = 30.0
 DIRECT_RETRY_MAX_S = 300.0
 SETUP_DEADLINE_S = 8.0
 RETRY_SOON_S = 0.3
 RETRY_LATER_S = 10.0
 WEIGH_S = 1.0
 MAX_HINTS = 1_024
-_FLOW_SPACE = 2**32
 
-
-@dataclass(slots=True, eq=False)
-class Route:
-    """One way to a destination: frames go to `neighbour` under `label`."""
-
-    route_id: bytes
-    path: Path
-    neighbour: Neighbour
-    label: int
-    last_used: float
-    beyond_s: float = 0.0
-    """Round trip from the neighbour to the destination, as the relays said at set-up."""
-    health: Health = field(default_factory=Health)
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether frames on it went unreported, or its neighbour is silent."""
-        return self.health.is_suspect or self.neighbour.is_suspect
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether it is suspect or may be so soon."""
-        return bool(self.health.doubts) or self.is_suspect
-
-    @property
-    def is_direct(self) -> bool:
-        return len(self.path) == 2
-
-    @property
-    def rtt_s(self) -> float | None:
-        """Round trip to the destination; None until the neighbour has answered a probe."""
-        near_s = self.neighbour.srtt_s
-        return None if near_s is None else near_s + self.beyond_s
-
-    def send(self, frame: bytearray, *, now: float) -> bool:
-        """Write the outer header into *frame* and send it; False if it did not fit."""
-        OUTER.pack_into(frame, 0, DATA_BYTE, MAX_HOPS, 0, self.label)
-        self.last_used = self.neighbour.last_data = now
-        return self.neighbour.send(frame)
-
-
-@dataclass(slots=True, eq=False)
-class Reach:
-    """All that is known about reaching one destination."""
-
-    peer: Peer
-    routes: list[Route] = field(default_factory=list)
-    usable: list[Route] = field(default_factory=list)
-    """Those that are not suspect; all if all are."""
-    reports: bool = False
-    """Whether the destination has ever reported what arrived."""
-    shares: list[float] = field(default_factory=list)
-    """Running sum of the usable routes' weights."""
-    round: int = 0
-    search: Timer | None = None
-    weighing: Timer | None = None
-    failures: Failures = field(default_factory=Failures)
-    direct_retry_s: float = DIRECT_RETRY_S
-    direct_retry_at: float = 0.0
-    without_route_since: float | None = None
-
-    @property
-    def node_id(self) -> NodeId:
-        return self.peer.node_id
-
-    @property
-    def has_direct(self) -> bool:
-        return any(route.is_direct for route in self.routes)
-
-    @property
-    def has_sound_direct(self) -> bool:
-        return any(route.is_direct and not route.is_doubtful for route in self.routes)
-
-    def choose(self, flow: int) -> Route | None:
-        """Return the route for a flow's 32-bit hash; None if there is none at all."""
-        routes = self.usable
-        if len(routes) < 2:
-            return routes[0] if routes else None
-        point = (flow * 0x9E3779B1 % _FLOW_SPACE) / _FLOW_SPACE * self.shares[-1]
-        return routes[min(bisect.bisect_right(self.shares, point), len(routes) - 1)]
-
-    def stop(self) -> None:
-        for timer in (self.search, self.weighing):
-            if timer is not None:
-                timer.cancel()
+Seek = Callable[[NodeId, int, Sequence[NodeId], float], None]
+"""Looks for paths: (target, most relays, relays to be avoided, now)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +86,8 @@ class _Pending:
     neighbour: Neighbour
     since: float
     deadline: Timer
+    is_told: bool
+    """Whether somebody told of the path; else it is a guess."""
 
 
 class Routing:
@@ -172,8 +103,9 @@ class Routing:
         entropy: Entropy,
         *,
         idle: IdleTimes,
-        ask_relay: Callable[[Sequence[bytes], float], None],
+        ask_relay: Callable[[Sequence[NodeId], float], None],
         ask_node: Callable[[NodeId, float], None],
+        seek: Seek,
         on_reachable: Callable[[Reach, float], None],
         on_lost: Callable[[Reach, Route, float], None],
     ) -> None:
@@ -186,6 +118,7 @@ class Routing:
         self._idle = idle
         self._ask_relay = ask_relay
         self._ask_node = ask_node
+        self._seek = seek
         self._on_reachable = on_reachable
         self._on_lost = on_lost
         self._reaches: dict[NodeId, Reach] = {}
@@ -245,12 +178,22 @@ class Routing:
             self._hints.pop(next(iter(self._hints)))
         self._hints[origin] = back = tuple(reversed(path))
         reach = self._reaches.get(origin)
+        # Who comes by relays though there is a direct way may know that it is broken: be ready.
+        if reach is not None and reach.has_direct and len(reach.routes) < WANTED_RELAYED:
+            self._try(reach, back, now, is_told=True)
+        self.found(origin, back, now)
+
+    def found(self, target: NodeId, path: Path, now: float) -> None:
+        """Somebody told of *path* to *target*: nobody vouches for it."""
+        reach = self._reaches.get(target)
         if reach is None:
             return
-        # Who comes by relays though there is a direct way may know that it is broken: be ready.
-        in_reserve = reach.has_direct and len(reach.routes) < WANTED_RELAYED
-        if in_reserve or self._lacks_relayed(reach, now):
-            self._try(reach, back, now)
+        reach.found.pop(path, None)
+        if len(reach.found) >= MAX_FOUND_PATHS:
+            reach.found.pop(next(iter(reach.found)))
+        reach.found[path] = now
+        if self._is_of_use(reach, path, now):
+            self._try(reach, path, now, is_told=True)
 
     # Suspicion
 
@@ -332,6 +275,8 @@ class Routing:
         pending.reach.failures.failed(pending.path, wait_s, now=now)
         if soon:
             self._search_after(pending.reach, RETRY_SOON_S, now)
+        else:
+            self._try_known(pending.reach, now)
         return True
 
     def torn_down(self, neighbour: Neighbour, route_id: bytes, now: float) -> bool:
@@ -374,9 +319,23 @@ class Routing:
         reach.routes.append(route)
         reach.without_route_since = None
         reach.round = 0
+        reach.relays = reach.ring = len(route.relays)
         self._weigh(reach, now)
         self._changed(reach)
         self._on_reachable(reach, now)
+        self._prune(reach, now)
+
+    def _prune(self, reach: Reach, now: float) -> None:
+        """Keep those two relayed routes that share the fewest relays: what a failed one took goes
+        over another, which should not be one that failed with it."""
+        sound = [r for r in reach.routes if not r.is_doubtful and not r.is_direct]
+        if len(sound) > WANTED_RELAYED:
+            pairs = itertools.combinations(sound, WANTED_RELAYED)
+            kept = min(pairs, key=lambda pair: _overlap([route.relays for route in pair]))
+            spare = [route for route in sound if route not in kept]
+            for route in spare:
+                self._teardown(route.neighbour, route.route_id)
+            self._remove(reach, spare, now)
 
     def _broke(self, reach: Reach, route: Route, pause_s: float, now: float) -> None:
         is_last = reach.routes == [route]
@@ -424,6 +383,27 @@ class Routing:
         )
         return sound + under_way < WANTED_RELAYED
 
+    def _ways(self, reach: Reach, now: float) -> list[frozenset[NodeId]]:
+        """The relays of each way that works, or will if who told of it is right."""
+        sound = [frozenset(route.relays) for route in reach.routes if not route.is_doubtful]
+        return sound + [
+            frozenset(pending.path[1:-1])
+            for pending in self._pending.values()
+            if pending.reach is reach and pending.is_told and now - pending.since < SETUP_SLOW_S
+        ]
+
+    def _is_of_use(self, reach: Reach, path: Path, now: float) -> bool:
+        """Tell whether to set up a path that was told of: it is the first, or shares fewer relays
+        with a way than any two ways do. If it shares some, it waits for one that does not."""
+        if reach.has_sound_direct:
+            return False
+        ways = self._ways(reach, now)
+        if not ways:
+            return True
+        shared = min(len(way.intersection(path)) for way in ways)
+        waited_s = now - reach.found.get(path, now)
+        return shared < _overlap(ways) and (not shared or waited_s >= SHARE_AFTER_S)
+
     def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
         if reach.search is not None:
             reach.search.cancel()
@@ -438,22 +418,53 @@ class Routing:
             self._ask_node(reach.node_id, now)
         reach.failures.drop_old(now)
         self._try_known(reach, now)
-        if self._lacks_relayed(reach, now):
-            known = [neighbour.node_id for neighbour in self._neighbours.all()]
-            avoid = [reach.node_id, *known][:MAX_AVOID]
-            for _ in range(1 if reach.routes else RELAY_ASKS):
-                self._ask_relay(avoid, now)
+        if self._lacks_relayed(reach, now) or 0 < _overlap(self._ways(reach, now)) <= MAX_RELAYS:
+            is_far = reach.relays >= MIN_RING
+            if not reach.is_widening:
+                for _ in range(RELAY_ASKS if not reach.routes else 1 + is_far):
+                    self._ask_relay([reach.node_id], now)
+            if is_far or reach.round >= SEEK_ROUND:
+                self._seek_paths(reach, now)
+                if reach.is_widening:
+                    self._search_after(reach, RING_S, now)
+                    return
         wait_s = SEARCH_S[min(reach.round, len(SEARCH_S) - 1)]
         if not reach.routes:
             wait_s = min(wait_s, NO_ROUTE_SEARCH_S)
         reach.round += 1
         self._search_after(reach, wait_s, now)
 
+    def _seek_paths(self, reach: Reach, now: float) -> None:
+        """Seek in the next ring (RFC 4728 §3.3.3).
+
+        Asked to stay away are the relays of one way that there is, and those in doubt.
+        """
+        ring = max(reach.ring, MIN_RING)
+        ways = self._ways(reach, now)
+        avoid = {node for r in reach.routes if r.is_doubtful for node in r.relays}
+        if ways:
+            avoid |= ways[reach.round % len(ways)]
+        self._seek(reach.node_id, ring, sorted(avoid), now)
+        reach.is_widening = ring < MAX_RELAYS
+        reach.ring = ring + 1 if reach.is_widening else MIN_RING
+
     def _try_known(self, reach: Reach, now: float) -> None:
+        for path in self._told_paths(reach, now):
+            if self._is_of_use(reach, path, now):
+                self._try(reach, path, now, is_told=True)
         for path in self._known_paths(reach, now):
             if not self._lacks_relayed(reach, now):
                 return
             self._try(reach, path, now)
+
+    def _told_paths(self, reach: Reach, now: float) -> Iterable[Path]:
+        """Those that share the fewest relays with a way that there is come first."""
+        reach.found = {path: at for path, at in reach.found.items() if now - at < FOUND_KEEP_S}
+        ways = self._ways(reach, now) or [frozenset()]
+        return sorted(
+            reach.found,
+            key=lambda path: (min(len(way.intersection(path)) for way in ways), len(path)),
+        )
 
     def _known_paths(self, reach: Reach, now: float) -> Iterable[Path]:
         hint = self._hints.get(reach.node_id)
@@ -464,7 +475,7 @@ class Routing:
         for neighbour in by_rtt:
             yield (self._me, neighbour.node_id, reach.node_id)
 
-    def _try(self, reach: Reach, path: Path, now: float) -> None:
+    def _try(self, reach: Reach, path: Path, now: float, *, is_told: bool = False) -> None:
         """Set *path* up unless it is nonsense, in use, under way, or failed a moment ago."""
         simple = len(set(path)) == len(path) and 3 <= len(path) <= MAX_PATH_NODES
         if not simple or path[0] != self._me or path[-1] != reach.node_id:
@@ -478,13 +489,14 @@ class Routing:
         deadline = self._timers.at(
             now + SETUP_DEADLINE_S, lambda now: self._set_up_ran_out(route_id, now)
         )
-        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, now, deadline)
+        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, now, deadline, is_told)
         neighbour.send_inband(Setup(route_id, self._idle.relay_s, path))
 
     def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
         pending = self._pending[route_id]
         self._give_up(pending)
         pending.reach.failures.failed(pending.path, RETRY_LATER_S, now=now)
+        self._try_known(pending.reach, now)
 
     def _give_up(self, pending: _Pending) -> None:
         self._forget(pending)
@@ -510,3 +522,12 @@ class Routing:
 
 def _links(path: Path) -> list[Link]:
     return list(itertools.pairwise(path))
+
+
+def _overlap(ways: Sequence[Collection[NodeId]]) -> int:
+    """How many relays those two of *ways* have in common that share the fewest.
+
+    More than any two can if there are not two.
+    """
+    pairs = itertools.combinations(ways, 2)
+    return min((len(set(one).intersection(two)) for one, two in pairs), default=MAX_RELAYS + 1)

@@ -19,8 +19,9 @@ from conflux.anchor.identity import Peer, due_again_s, due_from, node_tag
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
+from conflux.anchor.reach import Reach
 from conflux.anchor.resend import Resender
-from conflux.anchor.route import Reach, Routing
+from conflux.anchor.route import Routing
 from conflux.anchor.step import OPEN_DEADLINE_S, Established
 from conflux.anchor.stream import REKEY_S, InStream, OutStream, Session
 from conflux.anchor.tether import Neighbours

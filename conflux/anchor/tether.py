@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from conflux.anchor.identity import Peer, due_from
+from conflux.anchor.quota import Quota
 from conflux.anchor.seal import Entropy
 from conflux.anchor.timers import Timer, Timers
 from conflux.api import LinkSample, NodeId, Tether, TetherStats, WireError
@@ -51,6 +52,8 @@ class Hop:
     label: int
     idle_s: float
     last_used: float
+    quota: Quota
+    """The neighbour's from which the frames come."""
     next_hop: Neighbour | None = None
     next_label: int = LABEL_HERE
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from conflux.anchor.handshake import SUITE_1, SUITE_NAMES
 from conflux.anchor.node import Anchor
-from conflux.anchor.route import Route
+from conflux.anchor.reach import Route
 from conflux.anchor.stream import Session
 from conflux.hardening import Hardening
 from conflux.runtime.saved import Membership

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from conflux.anchor.idle import IdleTimes
+from conflux.anchor.quota import Relaying
 from conflux.api import CryptoDriver, NodeId, Router
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
@@ -70,6 +71,7 @@ class SimNetwork:
         packet_auth: AuthLevel | None = None,
         tether_kinds: Sequence[str] = (TETHER_KIND,),
         mtu_bytes: int = DEFAULT_MTU_BYTES,
+        relaying: Relaying = Relaying(),  # noqa: B008 (frozen)
     ) -> SimNode:
         """Add and start a node. Without *address* it gets the next ones of 10.77/16 and fd77::/64.
 
@@ -90,6 +92,7 @@ class SimNetwork:
             self.packet_auth if packet_auth is None else packet_auth,
             tether_kinds,
             mtu_bytes,
+            relaying,
         )
         return node
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Identity
 from conflux.anchor.node import Anchor
+from conflux.anchor.quota import Relaying
 from conflux.api import Layout, NodeId, Path, Router, Tether, WireError
 from conflux.testing.packets import udp_packet, udp_payload
 from conflux.testing.simnet.underlay import SimTether
@@ -65,6 +66,7 @@ class SimNode:
         packet_auth: AuthLevel,
         tether_kinds: Sequence[str],
         mtu_bytes: int,
+        relaying: Relaying,
     ) -> None:
         self.name = name
         self.packet_auth = packet_auth
@@ -73,6 +75,8 @@ class SimNode:
         """The same, best first."""
         self.mtu_bytes = mtu_bytes
         """What its TUN device carries from its next start on."""
+        self.relaying = relaying
+        """What it does for others from its next start on."""
         self.addresses = [ip_interface(address).ip for address in addresses]
         self.received: list[Arrival] = []
         self.told: list[Arrival] = []
@@ -119,6 +123,7 @@ class SimNode:
             self._router(),
             tether_kinds=self.tether_kinds,
             auth_level=self.packet_auth,
+            relaying=self.relaying,
             now=self.now(),
             mtu_bytes=self.mtu_bytes,
             idle=network.idle,
@@ -155,7 +160,8 @@ class SimNode:
     def _listen(self, grant: Grant) -> None:
         control = grant.control
         self._heard = self._in_this_life(self._take_control)
-        self._network.channel.listen(control.tags, control.shared_tag, self._heard)
+        shared = control.shared_tag if self.relaying.enabled else None
+        self._network.channel.listen(control.tags, shared, self._heard)
 
     def _in_this_life(self, call: Callable[..., None]) -> Callable[..., None]:
         life = self._life

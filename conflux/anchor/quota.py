@@ -1,0 +1,123 @@
+"""Quota: how much each neighbour may push through this node, and all of them together.
+
+Token buckets in bytes. A frame takes from its neighbour's credit, which is drawn 64 KiB at a time:
+
+    credit used up ──► its own bucket has it, and its share of the node's or else the node's
+                       ──► more credit                       otherwise the frame is dropped
+
+Each neighbour that relays lately has an equal share of what the node gives in all; what others
+leave of theirs is free for anybody. So a neighbour within its share loses nothing, however much the
+others push. docs/protocol/route.md §3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from conflux.api import NodeId
+
+DRAWN_BYTES = 65_536
+"""More than any message has, so that one draw always lets one frame pass."""
+BURST_S = 0.25
+BURST_BYTES = 4 * DRAWN_BYTES
+"""A bucket holds what comes in BURST_S, and not less than this: a window of TCP."""
+ACTIVE_S = 1.0
+"""Who drew no credit for this long has no share."""
+COUNT_S = 0.1
+"""How often those who share are counted anew."""
+MAX_QUOTAS = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaying:
+    """What a node does for others. Rates in bytes a second, math.inf for no limit."""
+
+    enabled: bool = True
+    """Unset: no route of others leads through it."""
+    bytes_per_s: float = math.inf
+    """Of all neighbours together."""
+    neighbour_bytes_per_s: float = math.inf
+
+
+class _Bucket:
+    """Full at first; without limit always."""
+
+    __slots__ = ("_filled_at", "level", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.level = 0.0
+        self._filled_at = -math.inf
+
+    def fill(self, now: float) -> float:
+        """Add what came since the last time; return the level, in bytes."""
+        if math.isinf(self.rate):
+            return math.inf
+        full = max(self.rate * BURST_S, BURST_BYTES)
+        self.level = min(full, self.level + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        return self.level
+
+
+class Quota:
+    """One neighbour's. `credit`, in bytes, is what may pass without asking `draw`."""
+
+    __slots__ = ("_pool", "active_at", "credit", "own", "share")
+
+    def __init__(self, pool: Quotas | None, relaying: Relaying) -> None:
+        self._pool = pool
+        self.credit = 0.0 if pool is not None else math.inf
+        self.own = _Bucket(relaying.neighbour_bytes_per_s)
+        self.share = _Bucket(relaying.bytes_per_s)
+        self.active_at = -math.inf
+
+    def draw(self, now: float) -> bool:
+        """`credit` fell below zero with the latest frame: draw more. False if there is none."""
+        return self._pool is None or self._pool.draw(self, now)
+
+
+class Quotas:
+    """Those of all neighbours, by node: a neighbour that comes again goes on with what it left."""
+
+    def __init__(self, relaying: Relaying) -> None:
+        self._relaying = relaying
+        self._node = _Bucket(relaying.bytes_per_s)
+        limits = relaying.bytes_per_s, relaying.neighbour_bytes_per_s
+        self._endless = Quota(None, relaying) if math.isinf(min(limits)) else None
+        self._by_node: OrderedDict[NodeId, Quota] = OrderedDict()
+        self._counted_at = -math.inf
+        self._sharers = 1
+
+    def of(self, node: NodeId) -> Quota:
+        """The quota of *node*. Without limits all have the same, which never ends."""
+        if self._endless is not None:
+            return self._endless
+        quota = self._by_node.pop(node, None) or Quota(self, self._relaying)
+        self._by_node[node] = quota
+        if len(self._by_node) > MAX_QUOTAS:
+            self._by_node.popitem(last=False)
+        return quota
+
+    def draw(self, quota: Quota, now: float) -> bool:
+        """Give *quota* DRAWN_BYTES of credit, if the buckets have them."""
+        quota.active_at = now
+        own, share, node = quota.own, quota.share, self._node
+        share.rate = node.rate / self._count(now)
+        owned, shared, left = own.fill(now), share.fill(now), node.fill(now)
+        if owned < DRAWN_BYTES or max(shared, left) < DRAWN_BYTES:
+            return False
+        own.level -= DRAWN_BYTES
+        # Shares are given even if others have used up what is left: they come off that as well.
+        node.level -= DRAWN_BYTES
+        if shared >= DRAWN_BYTES:
+            share.level -= DRAWN_BYTES
+        quota.credit += DRAWN_BYTES
+        return True
+
+    def _count(self, now: float) -> int:
+        if now - self._counted_at >= COUNT_S:
+            self._counted_at = now
+            self._sharers = sum(now - q.active_at < ACTIVE_S for q in self._by_node.values())
+        return max(self._sharers, 1)
