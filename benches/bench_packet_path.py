@@ -3,7 +3,8 @@
 `seal` and `open` are a stream alone; `egress` is Anchor.take_burst up to the tether's send,
 `ingress` is a message from the tether up to the TUN device's records, both with every check.
 Egress keeps each frame until it is reported, ingress notes it; `report` is making a report of 25 ms
-at 4,000 frames a second, `reported` is taking it in, both once for 100 frames.
+at 4,000 frames a second, `reported` is taking it in, both once for 100 frames. `relay` is a message
+from one tether up to the send of the next, `quota` the same at a relay with limits (not reached).
 Microseconds per superframe, medians of interleaved rounds.
 
 The second table is egress towards a peer whose interface carries 1,500 bytes, from one that carries
@@ -16,32 +17,35 @@ import statistics
 from collections.abc import Callable
 from time import perf_counter
 
+from conflux.anchor.node import RELAYING
+from conflux.anchor.quota import Relaying
 from conflux.anchor.stream import InStream, OutStream
 from conflux.api import MAX_MESSAGE_BYTES, Layout
 from conflux.testing.packets import udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
-from conflux.wire.frame import INNER, OUTER, SIZE
+from conflux.wire.frame import DATA_BYTE, INNER, OUTER, SIZE
 
 ROUNDS = 30
 FRAMES = 200
 SHAPES = ((1, 64), (1, 1_400), (40, 64), (40, 1_400))
 """(packets in a superframe, bytes of each packet)"""
+LIMITED = Relaying(bytes_per_s=1e12, neighbour_bytes_per_s=1e12)
 
 
 def main() -> None:
     print(
         f"{'packets':>7}{'bytes':>7}{'seal':>8}{'open':>8}{'egress':>8}{'ingress':>9}"
-        f"{'report':>8}{'reported':>9}   Mbit/s*"
+        f"{'relay':>7}{'quota':>7}{'report':>8}{'reported':>9}   Mbit/s*"
     )
     for packets, size in SHAPES:
         rounds = [measure(packets, size) for _ in range(ROUNDS)]
-        seal, opened, egress, ingress, made, taken = (
+        seal, opened, egress, ingress, relay, quota, made, taken = (
             statistics.median(column) for column in zip(*rounds, strict=True)
         )
         rate = packets * size * 8 / max(egress, ingress)
         print(
             f"{packets:>7}{size:>7}{seal:>8.2f}{opened:>8.2f}{egress:>8.2f}{ingress:>9.2f}"
-            f"{made:>8.2f}{taken:>9.2f}{rate:>10.0f}"
+            f"{relay:>7.2f}{quota:>7.2f}{made:>8.2f}{taken:>9.2f}{rate:>10.0f}"
         )
     print("* of the slower side, on one core, without TUN and tether\n")
     print(f"{'packets':>7}{'bytes':>7}{'1,500':>8}{'9,000':>8}")
@@ -83,7 +87,29 @@ def measure(packets: int, size: int) -> tuple[float, ...]:
     ingress = timed_over(sink, lambda m: right.anchor.neighbours.take_datagram(here, memoryview(m)))
 
     made, taken = report_costs(left, right)
-    return seal, opened, egress, ingress, made, taken
+    relays = (relay_costs(packets * size, relaying) for relaying in (RELAYING, LIMITED))
+    return seal, opened, egress, ingress, *relays, made, taken
+
+
+def relay_costs(size: int, relaying: Relaying) -> float:
+    """Return microseconds for passing on one frame of *size* bytes."""
+    network = SimNetwork(seed=1)
+    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    network.block(left, right)
+    relay = network.add_node("relay", relaying=relaying)
+    left.ping(right)
+    network.run(5)
+    before, after = (relay.anchor.neighbours.get(node.node_id) for node in (left, right))
+    assert before is not None
+    assert after is not None
+    after.tethers[-1] = Sink([])  # type: ignore[assignment]
+    label = next(label for label, hop in before.labels.items() if hop.next_hop is after)
+    frame = OUTER.pack(DATA_BYTE, 5, 0, label) + bytes(size)
+    message = memoryview(frame)
+    cost = timed(lambda: relay.anchor.neighbours.take_datagram(before, message))
+    assert before.received_bytes > FRAMES * size
+    assert not relay.anchor.counters["relay_over_quota"]
+    return cost
 
 
 def report_costs(left: SimNode, right: SimNode) -> tuple[float, float]:

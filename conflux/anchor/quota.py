@@ -62,20 +62,26 @@ class _Bucket:
 
 
 class Quota:
-    """One neighbour's. `credit`, in bytes, is what may pass without asking `draw`."""
+    """One neighbour's. What it may push at once is its credit, in bytes."""
 
-    __slots__ = ("_pool", "active_at", "credit", "own", "share")
+    __slots__ = ("_credit", "_pool", "active_at", "own", "share")
 
-    def __init__(self, pool: Quotas | None, relaying: Relaying) -> None:
+    def __init__(self, pool: Quotas, relaying: Relaying) -> None:
         self._pool = pool
-        self.credit = 0.0 if pool is not None else math.inf
+        self._credit = 0
         self.own = _Bucket(relaying.neighbour_bytes_per_s)
         self.share = _Bucket(relaying.bytes_per_s)
         self.active_at = -math.inf
 
-    def draw(self, now: float) -> bool:
-        """`credit` fell below zero with the latest frame: draw more. False if there is none."""
-        return self._pool is None or self._pool.draw(self, now)
+    def allows(self, size: int, now: float) -> bool:
+        """Take *size* bytes; False if there are not so many."""
+        left = self._credit - size
+        if left < 0:
+            if not self._pool.draw(self, now):
+                return False
+            left += DRAWN_BYTES
+        self._credit = left
+        return True
 
 
 class Quotas:
@@ -85,15 +91,15 @@ class Quotas:
         self._relaying = relaying
         self._node = _Bucket(relaying.bytes_per_s)
         limits = relaying.bytes_per_s, relaying.neighbour_bytes_per_s
-        self._endless = Quota(None, relaying) if math.isinf(min(limits)) else None
+        self._are_limited = not math.isinf(min(limits))
         self._by_node: OrderedDict[NodeId, Quota] = OrderedDict()
         self._counted_at = -math.inf
         self._sharers = 1
 
-    def of(self, node: NodeId) -> Quota:
-        """The quota of *node*. Without limits all have the same, which never ends."""
-        if self._endless is not None:
-            return self._endless
+    def of(self, node: NodeId) -> Quota | None:
+        """The quota of *node*; None without limits: then nothing is asked on the packet path."""
+        if not self._are_limited:
+            return None
         quota = self._by_node.pop(node, None) or Quota(self, self._relaying)
         self._by_node[node] = quota
         if len(self._by_node) > MAX_QUOTAS:
@@ -101,7 +107,7 @@ class Quotas:
         return quota
 
     def draw(self, quota: Quota, now: float) -> bool:
-        """Give *quota* DRAWN_BYTES of credit, if the buckets have them."""
+        """Take DRAWN_BYTES for *quota* from the buckets; False if they have not so many."""
         quota.active_at = now
         own, share, node = quota.own, quota.share, self._node
         share.rate = node.rate / self._count(now)
@@ -113,7 +119,6 @@ class Quotas:
         node.level -= DRAWN_BYTES
         if shared >= DRAWN_BYTES:
             share.level -= DRAWN_BYTES
-        quota.credit += DRAWN_BYTES
         return True
 
     def _count(self, now: float) -> int:

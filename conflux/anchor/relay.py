@@ -110,11 +110,8 @@ class Relay:
         if hop_limit <= 1 or hop.next_hop is None:
             self._counters["relay_hop_limit"] += 1
             return
-        size = len(message)
         quota = hop.quota
-        quota.credit -= size
-        if quota.credit < 0 and not quota.draw(now):
-            quota.credit += size
+        if quota is not None and not quota.allows(len(message), now):
             self._counters["relay_over_quota"] += 1
             return
         hop.last_used = hop.next_hop.last_data = now

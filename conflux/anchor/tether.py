@@ -52,8 +52,8 @@ class Hop:
     label: int
     idle_s: float
     last_used: float
-    quota: Quota
-    """The neighbour's from which the frames come."""
+    quota: Quota | None
+    """Of the neighbour from which the frames come; None for no limit."""
     next_hop: Neighbour | None = None
     next_label: int = LABEL_HERE
 
