@@ -17,7 +17,6 @@ import statistics
 from collections.abc import Callable
 from time import perf_counter
 
-from conflux.anchor.node import RELAYING
 from conflux.anchor.quota import Relaying
 from conflux.anchor.stream import InStream, OutStream
 from conflux.api import MAX_MESSAGE_BYTES, Layout
@@ -29,7 +28,7 @@ ROUNDS = 30
 FRAMES = 200
 SHAPES = ((1, 64), (1, 1_400), (40, 64), (40, 1_400))
 """(packets in a superframe, bytes of each packet)"""
-LIMITED = Relaying(bytes_per_s=1e12, neighbour_bytes_per_s=1e12)
+LIMITS = (Relaying(), Relaying(mbit=1e6, neighbour_mbit=1e6))
 
 
 def main() -> None:
@@ -87,7 +86,7 @@ def measure(packets: int, size: int) -> tuple[float, ...]:
     ingress = timed_over(sink, lambda m: right.anchor.neighbours.take_datagram(here, memoryview(m)))
 
     made, taken = report_costs(left, right)
-    relays = (relay_costs(packets * size, relaying) for relaying in (RELAYING, LIMITED))
+    relays = (relay_costs(packets * size, relaying) for relaying in LIMITS)
     return seal, opened, egress, ingress, *relays, made, taken
 
 

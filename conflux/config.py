@@ -10,6 +10,11 @@
     route_s = 60                    # a relayed route beside another one is torn down
     tether_s = 75                   # a tether that no route leads over is closed
 
+    [relay]                         # what this node does for others
+    enabled = true                  # false: no route of others leads through it
+    mbit = 500                      # Mbit/s of all neighbours together; no limit unless set
+    neighbour_mbit = 100            # of each neighbour; no limit unless set
+
     [plugins]                       # pins: kind = driver name
     router = "static"               # VEILNET_PLUGIN_ROUTER
     tether = ["udp", "webrtc"]      # VEILNET_PLUGIN_TETHER, "udp,webrtc": these only, best first
@@ -46,6 +51,10 @@ MIN_IDLE_S = 1
 MAX_IDLE_S = {"stream_s": 110, "route_s": 2_400, "tether_s": 2_400}
 """A stream: less than the age at which its keys are renewed. A route: what relays accept."""
 
+RELAY_KEYS = ("enabled", "mbit", "neighbour_mbit")
+MIN_RELAY_MBIT = 1
+MAX_RELAY_MBIT = 1_000_000
+
 _NOTHING: Settings = MappingProxyType({})
 _TUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _DRIVER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -63,6 +72,8 @@ class Config:
     packet_auth: str = "checkpoint"
     idle: Mapping[str, float] = field(default_factory=dict)
     """The idle times that were set, as `anchor.idle.IdleTimes` names them."""
+    relay: Mapping[str, Any] = field(default_factory=dict)
+    """What was set of `anchor.quota.Relaying`, as that names it."""
     pins: Mapping[Kind, Sequence[str]] = field(default_factory=dict)
     """The driver to use of each kind that is not left to priority; of tethers several, best first.
     """
@@ -102,7 +113,12 @@ def load_config(
     }
     pins = {**source.pins(), **_pins_of(environ), **_pins_of_flags(flags)}
     return Config(
-        config_dir=folder, idle=source.idle(), pins=pins, tables=source.tables(), **values
+        config_dir=folder,
+        idle=source.idle(),
+        relay=source.relay(),
+        pins=pins,
+        tables=source.tables(),
+        **values,
     )
 
 
@@ -135,7 +151,7 @@ class _File:
         except tomllib.TOMLDecodeError as error:
             # The message ends with "(at line L, column C)".
             raise UsageError(f"{path}: {error}") from None
-        self._check_keys("", self._data, [*_OPTIONS, "idle", "plugins", "plugin"])
+        self._check_keys("", self._data, [*_OPTIONS, "idle", "relay", "plugins", "plugin"])
 
     def options(self) -> dict[str, Any]:
         return {
@@ -148,6 +164,11 @@ class _File:
         table = self._table("idle", self._data.get("idle", {}))
         self._check_keys("idle", table, MAX_IDLE_S)
         return {key: _idle_s(key, value, self._place("idle", key)) for key, value in table.items()}
+
+    def relay(self) -> dict[str, Any]:
+        table = self._table("relay", self._data.get("relay", {}))
+        self._check_keys("relay", table, RELAY_KEYS)
+        return {key: _relay(key, value, self._place("relay", key)) for key, value in table.items()}
 
     def pins(self) -> dict[Kind, Sequence[str]]:
         table = self._table("plugins", self._data.get("plugins", {}))
@@ -297,6 +318,21 @@ def _idle_s(key: str, value: object, place: str) -> float:
             return seconds
     raise UsageError(
         f"{place}: {key} = {value!r} is no idle time: use {MIN_IDLE_S} to {most} seconds"
+    )
+
+
+def _relay(key: str, value: object, place: str) -> bool | float:
+    if key == "enabled":
+        if isinstance(value, bool):
+            return value
+        raise UsageError(f"{place}: {key} = {value!r}: use true or false")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        mbit = float(value)
+        if MIN_RELAY_MBIT <= mbit <= MAX_RELAY_MBIT:
+            return mbit
+    raise UsageError(
+        f"{place}: {key} = {value!r} is no rate: use {MIN_RELAY_MBIT} to {MAX_RELAY_MBIT} Mbit/s, "
+        "or leave it out for no limit"
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from conflux.api import NodeId
@@ -28,26 +29,29 @@ ACTIVE_S = 1.0
 COUNT_S = 0.1
 """How often those who share are counted anew."""
 MAX_QUOTAS = 4_096
+FORGET_S = 60.0
+"""By then every bucket is full again."""
+BYTES_PER_MBIT = 125_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaying:
-    """What a node does for others. Rates in bytes a second, math.inf for no limit."""
+    """What a node does for others. Rates in Mbit/s, math.inf for no limit."""
 
     enabled: bool = True
     """Unset: no route of others leads through it."""
-    bytes_per_s: float = math.inf
+    mbit: float = math.inf
     """Of all neighbours together."""
-    neighbour_bytes_per_s: float = math.inf
+    neighbour_mbit: float = math.inf
 
 
 class _Bucket:
-    """Full at first; without limit always."""
+    """Bytes; full at first, without limit always."""
 
     __slots__ = ("_filled_at", "level", "rate")
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, mbit: float) -> None:
+        self.rate = mbit * BYTES_PER_MBIT
         self.level = 0.0
         self._filled_at = -math.inf
 
@@ -69,8 +73,8 @@ class Quota:
     def __init__(self, pool: Quotas, relaying: Relaying) -> None:
         self._pool = pool
         self._credit = 0
-        self.own = _Bucket(relaying.neighbour_bytes_per_s)
-        self.share = _Bucket(relaying.bytes_per_s)
+        self.own = _Bucket(relaying.neighbour_mbit)
+        self.share = _Bucket(relaying.mbit)
         self.active_at = -math.inf
 
     def allows(self, size: int, now: float) -> bool:
@@ -89,16 +93,15 @@ class Quotas:
 
     def __init__(self, relaying: Relaying) -> None:
         self._relaying = relaying
-        self._node = _Bucket(relaying.bytes_per_s)
-        limits = relaying.bytes_per_s, relaying.neighbour_bytes_per_s
-        self._are_limited = not math.isinf(min(limits))
+        self._node = _Bucket(relaying.mbit)
+        self._is_limited = not math.isinf(min(relaying.mbit, relaying.neighbour_mbit))
         self._by_node: OrderedDict[NodeId, Quota] = OrderedDict()
         self._counted_at = -math.inf
         self._sharers = 1
 
     def of(self, node: NodeId) -> Quota | None:
         """The quota of *node*; None without limits: then nothing is asked on the packet path."""
-        if not self._are_limited:
+        if not self._is_limited:
             return None
         quota = self._by_node.pop(node, None) or Quota(self, self._relaying)
         self._by_node[node] = quota
@@ -120,6 +123,12 @@ class Quotas:
         if shared >= DRAWN_BYTES:
             share.level -= DRAWN_BYTES
         return True
+
+    def drop_idle(self, is_gone: Callable[[NodeId], bool], now: float) -> None:
+        """Forget nodes that push nothing and of which *is_gone* holds."""
+        for node, quota in list(self._by_node.items()):
+            if now - quota.active_at > FORGET_S and is_gone(node):
+                del self._by_node[node]
 
     def _count(self, now: float) -> int:
         if now - self._counted_at >= COUNT_S:

@@ -284,6 +284,7 @@ class Relay:
 
     def drop_idle(self, now: float) -> None:
         self._complaints.drop_idle(now)
+        self._quotas.drop_idle(lambda node: self._neighbours.get(node) is None, now)
         for relayed in list(self._routes.values()):
             hop = relayed.before.labels.get(relayed.label)
             if hop is not None and now - hop.last_used > hop.idle_s:

@@ -22,7 +22,8 @@ class ControlCredentials:
 
     The node may publish to any tag of its plane and must name itself by `handle`; it may listen
     to `tags`, each of which is its own alone, and to `shared_tag`, of whose many listeners each
-    message reaches one. `ca_pem` is empty where the system's certificates serve.
+    message reaches one. `shared_tag` is empty for a node that takes no part in that, `ca_pem` where
+    the system's certificates serve.
     """
 
     urls: Sequence[str]

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +26,10 @@ from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Identity, login_binding, open_grant
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.node import Anchor
+from conflux.anchor.quota import Relaying
 from conflux.api import (
     ControlChannel,
+    ControlCredentials,
     Refused,
     TetherConfig,
     TunConfig,
@@ -78,6 +80,7 @@ class Node:
 
     def __init__(self, launch: Launch, registry: Registry) -> None:
         self._launch = launch
+        self._relaying = Relaying(**launch.config.relay)
         self._registry = registry
         self._state = "starting"
         self._stop = asyncio.Event()
@@ -175,6 +178,7 @@ class Node:
                 tether_kinds=drivers.tethers.kinds,
                 auth_level=AuthLevel[self._launch.config.packet_auth.upper()],
                 idle=IdleTimes(**self._launch.config.idle),
+                relaying=self._relaying,
                 now=world.now(),
                 mtu_bytes=self._launch.config.mtu_bytes,
             )
@@ -337,10 +341,16 @@ class Node:
 
     async def _join(self, drivers: Drivers, anchor: Anchor, world: LiveWorld) -> ControlChannel:
         return await drivers.control.connect(
-            anchor.standing.grant.control,
+            self._control_of(anchor.standing.grant),
             lambda sender, message: anchor.take_control(sender, message, now=world.now()),
             lambda connected: log.info("the Master is %s", "back" if connected else "gone"),
         )
+
+    def _control_of(self, grant: Grant) -> ControlCredentials:
+        """Who relays for nobody does not listen where relays are asked for."""
+        if self._relaying.enabled:
+            return grant.control
+        return replace(grant.control, shared_tag=b"")
 
     async def _leave(self, world: LiveWorld) -> None:
         if world.control is not None:
@@ -355,7 +365,7 @@ class Node:
             if grant.control == in_use or world.control is None:
                 continue
             try:
-                await world.control.renew(grant.control)
+                await world.control.renew(self._control_of(grant))
                 in_use = grant.control
             except (Unreachable, Refused) as error:
                 log.warning("the new credentials for the Master do not work yet: %s", error)

@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pytest
@@ -181,6 +182,22 @@ class ControlConformance(abc.ABC):
         await until(lambda: received().keys() >= set(sent), "every message to reach a relay")
         await settle()
         assert received() == Counter(sent)
+
+    @_with_broker
+    async def test_node_without_the_shared_tag_hears_nothing_of_it(self, bench: _Bench) -> None:
+        alice, bob = await bench.join(ALICE), await bench.join(BOB)
+        carol = await bench.connect(replace(bench.credentials(CAROL), shared_tag=b""))
+        sent = [b"%d" % n for n in range(40)]
+        for payload in sent:
+            await until(
+                lambda: alice.channel.publish(SHARED, payload),  # noqa: B023 (awaited)
+                "room to publish",
+            )
+        await until(
+            lambda: len(alice.messages) + len(bob.messages) == len(sent), "all to reach a relay"
+        )
+        alice.channel.publish(CAROL, b"own")
+        await until(lambda: carol.messages == [(ALICE, b"own")], "its own message alone")
 
     @_with_broker
     async def test_oversized_payload_is_refused(self, bench: _Bench) -> None:

@@ -850,6 +850,15 @@ class Generous(MemoryBroker):
                 channel.hand_over(handle, payload)
 
 
+class Drafting(MemoryBroker):
+    """Lets everybody share, asked or not."""
+
+    def route(self, tag: bytes, handle: bytes, payload: bytes) -> None:
+        for channel in self._channels:
+            channel.credentials = self._admitted[channel.credentials.jwt]
+        super().route(tag, handle, payload)
+
+
 class Vague(MemoryBroker):
     """Does not tell a refusal from silence."""
 
@@ -873,6 +882,7 @@ CONTROL: list[tuple[type[MemoryChannel], type[MemoryBroker], str]] = [
     (Ghost, MemoryBroker, "test_closed_channel_hands_over_nothing"),
     (MemoryChannel, Broadcasting, "test_message_reaches_its_listener_alone"),
     (MemoryChannel, Generous, "test_message_to_the_shared_tag_reaches_exactly_one"),
+    (MemoryChannel, Drafting, "test_node_without_the_shared_tag_hears_nothing_of_it"),
     (MemoryChannel, Vague, "test_connecting_tells_refusal_from_silence"),
 ]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from conflux.anchor.idle import IdleTimes
+from conflux.anchor.quota import Relaying
 from conflux.api import Kind, UsageError
-from conflux.config import MAX_IDLE_S, Config, default_config_dir, load_config
+from conflux.config import MAX_IDLE_S, RELAY_KEYS, Config, default_config_dir, load_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -258,3 +259,29 @@ def test_mistakes_in_flags_say_which(tmp_path: Path) -> None:
         load_config(tmp_path, {}, {"tun_name": "a b"})
     with pytest.raises(TypeError, match="no such flags: tun"):
         load_config(tmp_path, {}, {"tun": "a"})
+
+
+def test_what_a_node_does_for_others_is_taken_as_the_protocol_names_it(tmp_path: Path) -> None:
+    given = "[relay]\nenabled = false\nmbit = 500\nneighbour_mbit = 2.5\n"
+    config = load_config(write(tmp_path, given), {})
+    assert Relaying(**config.relay) == Relaying(enabled=False, mbit=500, neighbour_mbit=2.5)
+    assert Relaying(**load_config(tmp_path / "none", {}).relay) == Relaying()
+    assert {field.name for field in fields(Relaying)} == set(RELAY_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("enabled = 0", "enabled = 0: use true or false"),
+        ("mbit = 0", "mbit = 0 is no rate: use 1 to 1000000 Mbit/s, or leave it out for no limit"),
+        (
+            "mbit = inf",
+            "mbit = inf is no rate: use 1 to 1000000 Mbit/s, or leave it out for no limit",
+        ),
+        ("mbits = 9", "unknown key mbits in [relay]: did you mean mbit?"),
+    ],
+)
+def test_wrong_setting_of_a_relay_is_named_with_its_place(
+    tmp_path: Path, line: str, expected: str
+) -> None:
+    assert refusal(tmp_path, f"# none\n[relay]\n{line}\n") == f"DIR/conflux.toml:3:1: {expected}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from conflux.api import (
     MAX_CONTROL_BYTES,
@@ -71,7 +72,8 @@ class MemoryBroker:
         """Raise Unreachable or Refused unless these credentials let a node in here."""
         if self.url not in credentials.urls:
             raise Unreachable(f"{', '.join(credentials.urls)} does not answer: try again later")
-        if self._admitted.get(credentials.jwt) != credentials:
+        admitted = self._admitted.get(credentials.jwt)
+        if admitted is None or credentials not in (admitted, replace(admitted, shared_tag=b"")):
             raise Refused("the broker does not take the credentials: log in again")
 
     def add(self, channel: MemoryChannel) -> None:

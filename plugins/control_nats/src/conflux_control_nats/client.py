@@ -178,7 +178,8 @@ class MasterClient(Client):
         prefix = self._credentials.prefix
         for tag in self._credentials.tags:
             await self.subscribe(f"{prefix}.{tag.hex()}.*")
-        await self.subscribe(f"{prefix}.{self._credentials.shared_tag.hex()}.*", queue=RELAY_QUEUE)
+        if shared := self._credentials.shared_tag:
+            await self.subscribe(f"{prefix}.{shared.hex()}.*", queue=RELAY_QUEUE)
         await self._settle()
         if self._refusal:
             raise Refused(f"{self._name()} {self._refusal}")

@@ -136,6 +136,7 @@ class NatsChannel(ControlChannel):
         heads = frozenset(
             f"{credentials.prefix}.{tag.hex()}".encode()
             for tag in (*credentials.tags, credentials.shared_tag)
+            if tag
         )
         client = MasterClient(
             credentials,
