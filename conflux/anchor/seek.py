@@ -152,7 +152,8 @@ class Seeking:
         elif not self._is_news(seek, now):
             self._counters["seek_seen"] += 1
         elif seek.target == self._me:
-            if self._accepts_from(seek.path[0]):
+            # To a neighbour there is no path to be found.
+            if len(seek.path) > 1 and self._accepts_from(seek.path[0]):
                 neighbour.send_inband(Found(seek.seek_id, (*seek.path, self._me)))
         elif self._is_relay and seek.relays_left > 0:
             self._take(neighbour, seek, now)

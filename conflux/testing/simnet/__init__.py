@@ -13,19 +13,24 @@ The same seed and the same calls make the same run, byte for byte: see `SimNetwo
 Nothing waits: hours of virtual time pass as fast as the events in them can be worked off.
 """
 
+from conflux.testing.simnet.bulk import EVERY_S, Bulk
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
 from conflux.testing.simnet.clock import Clock
 from conflux.testing.simnet.guardian import SimGuardian
 from conflux.testing.simnet.insider import Insider
 from conflux.testing.simnet.network import SimNetwork
 from conflux.testing.simnet.node import Arrival, Ping, SimNode
+from conflux.testing.simnet.topology import Ladder, chain, ladder
 from conflux.testing.simnet.underlay import Link, SimTether, Underlay
 
 __all__ = [
     "Arrival",
+    "Bulk",
     "Clock",
     "ControlMessage",
+    "EVERY_S",
     "Insider",
+    "Ladder",
     "Link",
     "Ping",
     "SimChannel",
@@ -34,4 +39,6 @@ __all__ = [
     "SimNode",
     "SimTether",
     "Underlay",
+    "chain",
+    "ladder",
 ]

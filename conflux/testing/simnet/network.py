@@ -46,7 +46,9 @@ class SimNetwork:
         """The idle times of nodes that start from now on."""
         self.entropy = random.Random(chance.random()).randbytes
         self.crypto = crypto or FakeCrypto({"seed": seed})
-        self.underlay = Underlay(self.clock, random.Random(chance.random()), self._crossed)
+        self.underlay = Underlay(
+            self.clock, random.Random(chance.random()), self._crossed, self._crossed_reliably
+        )
         self.channel = SimChannel(self.clock, random.Random(chance.random()))
         self.guardian = SimGuardian(
             self.crypto,
@@ -58,6 +60,8 @@ class SimNetwork:
         self.insiders: list[Insider] = []
         self.on_datagram: Callable[[str, str, bytes], None] | None = None
         """Sees (from, to, message) of each datagram that arrives, before its receiver does."""
+        self.on_reliable: Callable[[str, str, bytes], None] | None = None
+        """The same of each message of a reliable lane: in-band messages."""
         self._trace = hashlib.sha256()
         self._names: dict[NodeId, str] = {}
 
@@ -160,3 +164,7 @@ class SimNetwork:
         self._trace.update(message)
         if self.on_datagram is not None:
             self.on_datagram(source, destination, message)
+
+    def _crossed_reliably(self, source: str, destination: str, message: bytes) -> None:
+        if self.on_reliable is not None:
+            self.on_reliable(source, destination, message)

@@ -52,12 +52,15 @@ class Link:
 class Underlay:
     """Every link and every tether of a network."""
 
-    def __init__(self, clock: Clock, chance: random.Random, on_datagram: _Crossed) -> None:
+    def __init__(
+        self, clock: Clock, chance: random.Random, on_datagram: _Crossed, on_reliable: _Crossed
+    ) -> None:
         self.clock = clock
         self.chance = chance
         self.default = Link()
         """What a link is before a test changes it."""
         self.on_datagram = on_datagram
+        self.on_reliable = on_reliable
         self._links: dict[tuple[str, str], Link] = {}
         self._tethers: dict[bytes, SimTether] = {}
         self._made = 0
@@ -247,6 +250,7 @@ class SimTether(Tether):
         self._under_way[True] -= len(message)
         if self._reliable:
             self._underlay.clock.after(0.0, self._deliver_reliable)
+        self._underlay.on_reliable(self.owner, peer.owner, message)
         peer._on_reliable(memoryview(message))
 
     def _far_end_closed(self, peer: SimTether) -> None:
