@@ -61,7 +61,7 @@ MIN_RING = 2
 """Relays that the first seek may find: to one alone there are quicker ways."""
 RING_S = 0.5
 """Before the next, wider seek: what tethers there are have answered by then."""
-SHARE_AFTER_S = 2.0
+SHARE_AFTER_S = 1.0
 """How long a path that was found waits for a better one if it shares relays with what there is."""
 FOUND_KEEP_S = 10.0
 MAX_FOUND_PATHS = 16

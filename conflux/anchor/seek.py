@@ -206,7 +206,7 @@ class Seeking:
         elif live.onward.relays_left > 0:
             self._spread(live)
             self._ask_for_more(live, now)
-        elif not self._attempts.is_recent(live.onward.target, now=now) and self._may_ask(live, now):
+        elif self._is_worth_it(live.onward.target, now) and self._may_ask(live, now):
             self._ask_node(live.onward.target, now)
 
     def _answer(self, live: _Live) -> None:
@@ -236,9 +236,20 @@ class Seeking:
             return
         for _ in range(1 if avoid else ASKS):
             if self._may_ask(live, now):
-                self._ask_relay(live.onward.path, now)
+                self._ask_one(live, now)
         due = now + ASK_AGAIN_S
         live.later = self._timers.at(due, lambda now: self._ask_for_more(live, now))
+
+    def _ask_one(self, live: _Live, now: float) -> None:
+        """Relays on the way that there is are alive, and may be next to us: better than a draw."""
+        for node in live.onward.avoid:
+            if node != self._me and node not in live.onward.path and self._is_worth_it(node, now):
+                self._ask_node(node, now)
+                return
+        self._ask_relay(live.onward.path, now)
+
+    def _is_worth_it(self, node: NodeId, now: float) -> bool:
+        return not self._neighbours.get(node) and not self._attempts.is_recent(node, now=now)
 
     def _may_ask(self, live: _Live, now: float) -> bool:
         before = live.before.node_id if live.before is not None else self._me

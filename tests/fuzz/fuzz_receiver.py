@@ -41,7 +41,7 @@ from conflux.anchor.notary import CONTEXT, digest_of, digests_hash
 from conflux.anchor.seal import hkdf_expand, hkdf_extract, seal
 from conflux.anchor.step import Established
 from conflux.anchor.stream import OutStream
-from conflux.api import Layout, Signer, WireError
+from conflux.api import Layout, NodeId, Signer, WireError
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.fakes.crypto import FakeSigner
 from conflux.testing.packets import udp_packet
@@ -190,6 +190,38 @@ class Receiver:
         message = (named[48:] + bytes(size))[:size]
         flood = inband.Flood(named[:16], 4, named[16:32], named[32:48], message)
         self.relay_says(flood.encode())
+
+    def relay_seeks(self, payload: bytes) -> None:
+        """A SEEK as it may come: bytes for whom, relays left, whom to avoid, which way it came; the
+        first of a made-up node; its id."""
+        whom, left, spared, way = (payload + bytes(4))[:4]
+        ids = [party.standing.node_id for party in (PLANE.me, self.friend, self.stranger)]
+        ids.append(NodeId(payload[4:5].ljust(32, b"n")))
+        relay, target = self.relay.standing.node_id, ids[whom % 4]
+        before = [node for node in ids[way % 4 :] if node not in (target, ids[0])][: way >> 2 & 3]
+        path = [*before, relay]
+        avoid = [node for bit, node in enumerate(ids) if spared >> bit & 1]
+        seek_id = (payload[5:] + bytes(16))[:16]
+        left = min(left % 5, 5 - len(path))
+        self.relay_says(inband.Seek(seek_id, left, target, path, avoid).encode())
+
+    def relay_finds(self, payload: bytes) -> None:
+        """A FOUND for what the relay was last sent: over so many made-up relays, patched."""
+        sought = self.tethers[1].sought
+        if sought is None or not payload:
+            return
+        made_up = [NodeId(bytes((byte,)) * 32) for byte in payload[1:4][: payload[0] % 4]]
+        path = [*sought.path, self.relay.standing.node_id, *made_up, sought.target]
+        found = inband.Found(sought.seek_id, path).encode()
+        self.relay_says(patched(found, payload[4:]))
+
+    def me_seeks(self, payload: bytes) -> None:
+        """This node looks for the friend or the stranger by itself."""
+        party = self.stranger if payload[:1] < b"\x80" else self.friend
+        relays = 2 + len(payload) % 3
+        self.anchor.seeking.seek(
+            party.standing.node_id, relays=relays, avoid=[], now=self.world.clock
+        )
 
     def tether_closes(self, payload: bytes) -> None:
         self.tethers[len(payload) & 1].on_closed("closed")
@@ -393,11 +425,13 @@ _CHEAP: tuple[Operation, ...] = (
     Receiver.tether_closes,
 )
 
+_SEEKS = (Receiver.relay_seeks, Receiver.relay_finds, Receiver.me_seeks)
 PACKETS: tuple[Operation, ...] = (
     *_CHEAP,
     Receiver.relay_floods,
     Receiver.friend_tells,
     Receiver.friend_reports,
+    *_SEEKS,
 )
 HANDSHAKES: tuple[Operation, ...] = (
     *_CHEAP,
@@ -407,6 +441,7 @@ HANDSHAKES: tuple[Operation, ...] = (
     Receiver.grants,
     Receiver.relay_floods,
     Receiver.friend_tells,
+    *_SEEKS,
 )
 SIGNED: tuple[Operation, ...] = (
     Receiver.superframe_direct,

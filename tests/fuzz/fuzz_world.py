@@ -48,11 +48,12 @@ FRIENDS_MTU_BYTES = 1_280
 
 
 class StubTether(Tether):
-    """Takes everything; remembers the last label that was given out on it."""
+    """Takes everything; remembers the last label that was given out on it, and the last SEEK."""
 
     def __init__(self) -> None:
         self.description = b"stub"
         self.label = 0
+        self.sought: inband.Seek | None = None
         self.is_closed = False
         self.on_datagram: Callable[[memoryview], None] = lambda _: None
         self.on_reliable: Callable[[memoryview], None] = lambda _: None
@@ -83,6 +84,8 @@ class StubTether(Tether):
         sent = inband.decode(message)
         if isinstance(sent, inband.SetupOk):
             self.label = sent.label
+        elif isinstance(sent, inband.Seek):
+            self.sought = sent
         return not self.is_closed
 
     def room_bytes(self) -> int:

@@ -30,7 +30,7 @@ from fuzz_world import FRIEND, ME  # noqa: E402
 
 from conflux.api import Buffer  # noqa: E402
 from conflux.testing.packets import SYN, ip_packet, tcp_packet, udp_packet  # noqa: E402
-from conflux.testing.simnet import SimNetwork  # noqa: E402
+from conflux.testing.simnet import SimNetwork, chain  # noqa: E402
 from conflux.testing.simnet.underlay import SimTether  # noqa: E402
 from conflux.wire import checkpoint, icmp, ip  # noqa: E402
 from conflux.wire.control import Kind as ControlKind  # noqa: E402
@@ -62,9 +62,15 @@ class Recorded:
 
         SimTether.send_reliable = send_reliable  # type: ignore[method-assign]
         try:
+            self._seek()
             self.network = self._converse()
         finally:
             SimTether.send_reliable = genuine  # type: ignore[method-assign]
+
+    def _seek(self) -> None:
+        made = chain(SimNetwork(seed=7), 2)
+        made.left.ping(made.right)
+        made.network.run(5.0)
 
     def _converse(self) -> SimNetwork:
         network = SimNetwork(seed=7)
@@ -248,6 +254,11 @@ def programs() -> Iterator[Seed]:
         step("superframe_direct", bytes((IN_STREAM,)) + envelope(ControlKind.GOODBYE, b"")),
     )
     yield "receive", step("relay_floods", b"\x00\x50" + bytes(range(48)) + b"\x01\x01")
+    for whom in range(4):
+        seek = step("relay_seeks", bytes((whom, 4, whom << 1, 5, 9)) + b"an id")
+        yield "receive", seek + step("relay_finds", b"\x01\x07") + seek
+    mine = step("me_seeks", b"\x00") + step("relay_finds", b"\x02\x07\x08")
+    yield "receive", mine + step("time_passes", b"\x08") + step("relay_finds", b"\x00")
     relayed = step("route_to_me") + step("superframe_relayed", b"\x00" + record(packet))
     yield "receive", relayed + step("tether_closes", b"\x00") + step("time_passes", b"\x28")
     yield "receive", step("control", b"\x01\x01" + bytes(80))
