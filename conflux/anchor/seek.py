@@ -1,5 +1,5 @@
 """Seeking: paths over several relays, found by asking neighbours, as RFC 4728 §3.1 does with
-Route Requests and Replies (docs/protocol/route.md §5).
+Route Requests and Replies (docs/protocol/route.md §8).
 
     source ── SEEK ──► relay ── SEEK ──► relay, whose neighbour the target is
            ◄─ FOUND ──       ◄─ FOUND ──
