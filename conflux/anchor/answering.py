@@ -1,12 +1,15 @@
 """B's side of handshakes: Asks that come in, Answers that wait for their Open.
 
-    received ──► certified ──► tether offered ──► answered ──Open──► established
+    received ──its turn──► certified ──► tether offered ──► answered ──Open──► established
+          └────────────────────┴──────has to give way──────────┘
 
-An Ask that comes again gets the same bytes again.
+An Ask that comes again gets the same bytes again. places.py says whose turn it is, and who has to
+give way under a flood.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +21,16 @@ from conflux.anchor.handshake import (
     Standing,
     message_ref,
 )
-from conflux.anchor.identity import CLOCK_SKEW_S, Peer, node_id, node_tag
-from conflux.anchor.limits import RateLimit, SeenNonces
+from conflux.anchor.identity import (
+    CLOCK_SKEW_S,
+    Peer,
+    address_tag,
+    node_id,
+    node_tag,
+    relay_tag,
+)
+from conflux.anchor.limits import RateLimit, SeenNonces, Shares
+from conflux.anchor.places import Claim, Places
 from conflux.anchor.step import (
     OPEN_DEADLINE_S,
     RELAY_ASK_DEADLINE_S,
@@ -29,27 +40,55 @@ from conflux.anchor.step import (
     order_of,
 )
 from conflux.api import TAG_BYTES, NodeId, Tether, WireError
-from conflux.wire.control import REF_BYTES, Description, Kind, Open, Purpose, envelope
+from conflux.wire.control import (
+    REF_BYTES,
+    Description,
+    Kind,
+    Open,
+    Purpose,
+    Target,
+    TargetKind,
+    envelope,
+)
 
 MAX_ANSWERED = 1_024
+"""Asks that wait, are being worked on, or answered and not yet opened."""
 MAX_PER_SENDER = 4
+MAX_AT_WORK = 32
+"""Asks that the worker threads are given at once: the order of the others is decided later."""
 MAX_OFFERS_PER_SENDER = 2
 MAX_OFFERS = 128
-"""Tethers begun for others and not yet opened: each holds sockets."""
+"""Tethers begun for others and not yet opened: each holds sockets. Half of them are for those with
+whom there are streams: everybody else can open these without a tether, and ask for one then."""
 MAX_NONCES = 65_536
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Working:
-    """Where an Ask that is being looked at came from."""
+    """An Ask that passed the cheap checks."""
 
+    ref: bytes
     sender: bytes
     in_stream: bool
+    claim: Claim
+    me: Standing
+    received: ReceivedAsk
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """An Answer for an Ask to *target* that comes once more, and the asker's tag."""
+
+    tag: bytes
+    message: bytes
+    target: Target
 
 
 @dataclass(eq=False, kw_only=True)
 class _Answered(Step):
     pending: PendingAnswer
+    ask_ref: bytes
     sender: bytes
     tether: Tether | None
 
@@ -57,6 +96,7 @@ class _Answered(Step):
 class Answering:
     """Every handshake that another node began.
 
+    *knows(sender)* tells whether there are streams with the node of a handle, or of a NodeId.
     *stands_against(me, purpose, peer)* tells whether our own Ask to *peer* beats the one of *peer*.
     *on_opened_again(node, now)*: *node* repeats the Open of a session that is established.
     """
@@ -65,15 +105,21 @@ class Answering:
         self,
         use: Means,
         *,
+        knows: Callable[[bytes], bool],
         stands_against: Callable[[Standing, Purpose, Peer], bool],
         on_opened_again: Callable[[NodeId, float], None],
     ) -> None:
         self._use = use
+        self._knows = knows
         self._stands_against = stands_against
         self._on_opened_again = on_opened_again
+        self._places = Places(limit=MAX_ANSWERED, per_sender=MAX_PER_SENDER)
         self._working: dict[bytes, _Working] = {}
+        self._at_work = 0
+        self._begun = Shares()
+        """Tethers begun for others, by sender, each named by its Ask."""
         self._answered: dict[bytes, _Answered] = {}
-        self._answers: dict[bytes, tuple[bytes, bytes]] = {}
+        self._answers: dict[bytes, _Again] = {}
         self._established: dict[bytes, tuple[Purpose, NodeId]] = {}
         self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
         self._offers = RateLimit(per_s=1 / RELAY_ASK_DEADLINE_S, burst=1)
@@ -84,115 +130,156 @@ class Answering:
 
     def forget(self) -> None:
         """Drop everything, erasing keys."""
-        for answered in self._answered.values():
-            answered.end()
-            if answered.tether is not None:
-                answered.tether.close()
-        self._working.clear()
-        self._answered.clear()
+        for ask_ref in [*self._working, *(one.ask_ref for one in self._answered.values())]:
+            self._give_way(ask_ref)
         self._answers.clear()
         self._established.clear()
 
     # Ask
 
-    def received_ask(self, sender: bytes, body: bytes, *, in_stream: bool, now: float) -> None:
-        """Take in an Ask. Raises WireError for one that is dropped."""
-        origin = _Working(sender, in_stream)
+    def received_ask(self, tag: bytes | None, sender: bytes, body: bytes, *, now: float) -> None:
+        """Take in an Ask that was sent to *tag*, None inside a stream.
+
+        Raises WireError for one that is dropped.
+        """
+        in_stream = tag is None
         ref = message_ref(envelope(Kind.ASK, body))
+        me, wall = self._use.standing(), self._use.wall(now)
         if ref in self._answers:
-            tag, message = self._answers[ref]
-            self._use.send(origin.in_stream, tag, message, now)
+            again = self._answers[ref]
+            _check_tag(me, tag, again.target)
+            self._use.send(in_stream, again.tag, again.message, now)
             return
         if ref in self._working:
             return
-        theirs = sum(1 for other in self._working.values() if other.sender == origin.sender)
-        theirs += sum(1 for other in self._answered.values() if other.sender == origin.sender)
-        if theirs >= MAX_PER_SENDER or len(self._answered) + len(self._working) >= MAX_ANSWERED:
+        is_known = in_stream or self._knows(sender)
+        if not self._places.has_room(sender, Claim.KNOWN if is_known else Claim.TEAM):
             self._use.counters["ask_over_limit"] += 1
             return
-        me, wall = self._use.standing(), self._use.wall(now)
         received = handshake.open_ask(me, body, wall=wall)
-        self._check_origin(me, origin, received)
-        if not self._nonces.fresh(received.ask.nonce, now=now):
+        _check_tag(me, tag, received.ask.target)
+        self._check_origin(me, sender, received)
+        claim = _claim(received, is_known=is_known)
+        # First the room: an Ask that found none is welcome when it comes again.
+        if not self._places.has_room(sender, claim):
+            self._use.counters["ask_over_limit"] += 1
+            return
+        if not self._nonces.fresh(received.ask.nonce, by=sender, now=now):
             raise WireError("Ask seen before")
-        self._working[ref] = origin
+        yields = self._places.take(ref, sender, claim)
+        if yields is not None:
+            self._use.counters["ask_gave_way"] += 1
+            self._give_way(yields)
+        self._working[ref] = _Working(ref, sender, in_stream, claim, me, received, wall)
+        self._work()
+
+    def _give_way(self, ask_ref: bytes) -> None:
+        """Forget an Ask, whatever became of it; what threads still do with it comes to nothing."""
+        if self._working.pop(ask_ref, None) is not None:
+            self._places.leave(ask_ref)
+        else:
+            self._answer_ran_out(message_ref(self._answers[ask_ref].message), ask_ref)
+
+    def _work(self) -> None:
+        """Give the threads what is next."""
+        while self._at_work < MAX_AT_WORK and (ref := self._places.next()) is not None:
+            self._at_work += 1
+            self._verify(self._working[ref])
+
+    def _verify(self, work: _Working) -> None:
         self._use.world.defer(
-            lambda: me.verify(received.ask, wall),
-            lambda peer, now: self._certified(ref, me, received, peer, now),
-            lambda error, _: self._gave_up(ref, error),
+            lambda: work.me.verify(work.received.ask, work.wall),
+            lambda peer, now: self._certified(work, peer, now),
+            lambda error, _: self._gave_up(work, error),
         )
 
-    def _check_origin(self, me: Standing, origin: _Working, received: ReceivedAsk) -> None:
+    def _rest(self) -> None:
+        """The threads are done with an Ask for now: there is room for another."""
+        self._at_work -= 1
+        self._work()
+
+    def _counts(self, work: _Working) -> bool:
+        """Tell whether *work* has not had to give way meanwhile."""
+        return self._working.get(work.ref) is work
+
+    def _dismiss(self, work: _Working) -> None:
+        if self._counts(work):
+            del self._working[work.ref]
+            self._places.leave(work.ref)
+
+    def _check_origin(self, me: Standing, sender: bytes, received: ReceivedAsk) -> None:
         """An Ask is not signed: the Master's handles at least must be those of its certificate.
 
         Flooded ones come under the name of who brought them, and count against him.
         """
         asker = node_id(received.ask.certificate.sign_public)
-        brought = len(origin.sender) != TAG_BYTES
-        if not brought and origin.sender != node_tag(me.grant.plane_key, asker):
+        brought = len(sender) != TAG_BYTES
+        if not brought and sender != node_tag(me.grant.plane_key, asker):
             raise WireError("Ask under another node's handle")
 
-    def _certified(
-        self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer, now: float
-    ) -> None:
-        origin = self._working.get(ref, _Working(b"", in_stream=False)).sender
-        if not self._is_worth_answering(me, origin, received.ask.purpose, peer, now):
-            self._working.pop(ref, None)
+    def _certified(self, work: _Working, peer: Peer, now: float) -> None:
+        self._rest()
+        if not self._counts(work):
             return
-        kinds = self._use.kinds.common(peer.node_id, received.ask.tether_kinds, now=now)
+        if not self._is_worth_answering(work, peer, now):
+            self._dismiss(work)
+            return
+        ask = work.received.ask
+        kinds = self._use.kinds.common(peer.node_id, ask.tether_kinds, now=now)
         # Who asks for a tether alone has none, even if we think that there is one.
-        wanted = received.ask.purpose is Purpose.TETHER or not self._use.has_tether(peer.node_id)
-        offerable = kinds if wanted and self._may_offer(origin) else []
-        self._offer(ref, me, received, peer, list(offerable))
+        wanted = ask.purpose is Purpose.TETHER or not self._use.has_tether(peer.node_id)
+        if not (kinds and wanted and self._may_begin(work)):
+            self._answer(work, peer, "", None)
+            return
+        self._begun.add(work.sender, work.ref)
+        self._offer(work, peer, list(kinds))
 
-    def _offer(
-        self, ref: bytes, me: Standing, received: ReceivedAsk, peer: Peer, kinds: list[str]
-    ) -> None:
+    def _may_begin(self, work: _Working) -> bool:
+        most = MAX_OFFERS if work.claim is Claim.KNOWN else MAX_OFFERS // 2
+        return self._begun.of(work.sender) < MAX_OFFERS_PER_SENDER and len(self._begun) < most
+
+    def _offer(self, work: _Working, peer: Peer, kinds: list[str]) -> None:
         """Begin a tether of the first of *kinds* that can be made, and answer with it."""
         if not kinds:
-            self._answer(ref, me, received, peer, "", None)
+            self._begun.remove(work.sender, work.ref)
+            self._answer(work, peer, "", None)
             return
         kind, *others = kinds
 
         def made(tether: Tether | None, _: float) -> None:
             if tether is None:
-                self._offer(ref, me, received, peer, others)
+                self._offer(work, peer, others)
             else:
-                self._answer(ref, me, received, peer, kind, tether)
+                self._answer(work, peer, kind, tether)
 
         self._use.world.offer_tether(kind, made)
 
-    def _may_offer(self, origin: bytes) -> bool:
-        offered = [answered for answered in self._answered.values() if answered.tether is not None]
-        theirs = sum(1 for answered in offered if answered.sender == origin)
-        return theirs < MAX_OFFERS_PER_SENDER and len(offered) < MAX_OFFERS
+    def _end(self, sender: bytes, ask_ref: bytes, tether: Tether | None) -> None:
+        """Close our end of a tether that nobody will connect."""
+        if tether is not None:
+            self._begun.remove(sender, ask_ref)
+            tether.close()
 
-    def _is_worth_answering(
-        self, me: Standing, origin: bytes, purpose: Purpose, peer: Peer, now: float
-    ) -> bool:
-        if self._stands_against(me, purpose, peer):
+    def _is_worth_answering(self, work: _Working, peer: Peer, now: float) -> bool:
+        purpose = work.received.ask.purpose
+        if self._stands_against(work.me, purpose, peer):
             self._use.counters["ask_crossed"] += 1
             return False
         # Several Asks for "any relay" may have been drawn to this one: one tether is enough.
-        if purpose is Purpose.TETHER and not self._offers.allows(origin + peer.node_id, now=now):
+        origin = work.sender + peer.node_id
+        if purpose is Purpose.TETHER and not self._offers.allows(origin, now=now):
             self._use.counters["ask_doubled"] += 1
             return False
         return True
 
     # Answer
 
-    def _answer(
-        self,
-        ref: bytes,
-        me: Standing,
-        received: ReceivedAsk,
-        peer: Peer,
-        kind: str,
-        tether: Tether | None,
-    ) -> None:
+    def _answer(self, work: _Working, peer: Peer, kind: str, tether: Tether | None) -> None:
         offer = Description()
         if tether is not None:
             offer = Description(kind, tether.description)
+        me, received = work.me, work.received
+        self._at_work += 1
         self._use.world.defer(
             lambda: handshake.make_answer(
                 me,
@@ -202,29 +289,34 @@ class Answering:
                 auth_level=self._use.auth_level,
                 features=self._use.features,
             ),
-            lambda pending, now: self._answered_now(ref, me, pending, tether, now),
-            lambda error, _: self._gave_up(ref, error, tether),
+            lambda pending, now: self._answered_now(work, pending, tether, now),
+            lambda error, _: self._gave_up(work, error, tether),
         )
 
     def _answered_now(
-        self,
-        ask_ref: bytes,
-        me: Standing,
-        pending: PendingAnswer,
-        tether: Tether | None,
-        now: float,
+        self, work: _Working, pending: PendingAnswer, tether: Tether | None, now: float
     ) -> None:
-        origin = self._working.pop(ask_ref, _Working(b"", in_stream=False))
-        tag = node_tag(me.grant.plane_key, pending.peer.node_id)
-        ref = pending.ref
+        self._rest()
+        if not self._counts(work):
+            pending.key.erase()
+            self._end(work.sender, work.ref, tether)
+            return
+        del self._working[work.ref]
+        tag = node_tag(work.me.grant.plane_key, pending.peer.node_id)
+        ref, ask_ref = pending.ref, work.ref
         deadline = self._use.timers.at(
             now + OPEN_DEADLINE_S, lambda _: self._answer_ran_out(ref, ask_ref)
         )
         self._answered[ref] = _Answered(
-            key=pending.key, deadline=deadline, pending=pending, sender=origin.sender, tether=tether
+            key=pending.key,
+            deadline=deadline,
+            pending=pending,
+            ask_ref=ask_ref,
+            sender=work.sender,
+            tether=tether,
         )
-        self._answers[ask_ref] = (tag, pending.message)
-        self._use.send(origin.in_stream, tag, pending.message, now)
+        self._answers[ask_ref] = _Again(tag, pending.message, work.received.ask.target)
+        self._use.send(work.in_stream, tag, pending.message, now)
 
     def _answer_ran_out(self, ref: bytes, ask_ref: bytes) -> None:
         self._answers.pop(ask_ref, None)
@@ -232,14 +324,14 @@ class Answering:
         answered = self._answered.pop(ref, None)
         if answered is None:
             return
+        self._places.leave(ask_ref)
         answered.end()
-        if answered.tether is not None:
-            answered.tether.close()
+        self._end(answered.sender, ask_ref, answered.tether)
 
-    def _gave_up(self, ref: bytes, error: WireError, tether: Tether | None = None) -> None:
-        self._working.pop(ref, None)
-        if tether is not None:
-            tether.close()
+    def _gave_up(self, work: _Working, error: WireError, tether: Tether | None = None) -> None:
+        self._rest()
+        self._dismiss(work)
+        self._end(work.sender, work.ref, tether)
         self._use.dropped(error)
 
     # Open
@@ -280,6 +372,8 @@ class Answering:
         pending, tether = answered.pending, answered.tether
         if self._answered.pop(pending.ref, None) is None:
             return
+        self._places.leave(answered.ask_ref)
+        self._begun.remove(answered.sender, answered.ask_ref)
         pending.key.erase()
         # The deadline stays: until then repeated Asks and Opens are known for what they are.
         purpose = pending.received.ask.purpose
@@ -300,6 +394,29 @@ class Answering:
             tether_kind=pending.answer.tether.kind if tether is not None else "",
         )
         self._use.finish(done, tether, opening.tether.data, _nothing, now)
+
+
+def _check_tag(me: Standing, tag: bytes | None, target: Target) -> None:
+    """An Ask counts under the tag of what it asks for, or inside a stream.
+
+    Whoever asks for a node or any relay learns that it is there. Under the tag of an address he
+    would learn that somebody has that address.
+    """
+    plane_key = me.grant.plane_key
+    if target.kind is TargetKind.ADDRESS:
+        expected = address_tag(plane_key, target.value)
+    elif target.kind is TargetKind.NODE:
+        expected = node_tag(plane_key, NodeId(target.value))
+    else:
+        expected = relay_tag(plane_key)
+    if tag is not None and not hmac.compare_digest(tag, expected):
+        raise WireError("Ask under another tag than that of its target")
+
+
+def _claim(received: ReceivedAsk, *, is_known: bool) -> Claim:
+    if is_known:
+        return Claim.KNOWN
+    return Claim.TEAM if received.ask.purpose is Purpose.STREAM else Claim.STRANGER
 
 
 def _nothing() -> None:

@@ -25,7 +25,7 @@ from conflux.anchor.step import Established, Means, Post
 from conflux.anchor.timers import Timers
 from conflux.anchor.world import World
 from conflux.api import NodeId, Tether, WireError
-from conflux.wire.control import AuthLevel, Kind
+from conflux.wire.control import AuthLevel, Kind, Purpose
 
 MESSAGES_PER_S = 20.0
 MESSAGES_BURST = 40.0
@@ -33,6 +33,9 @@ CONNECT_DEADLINE_S = 10.0
 """How long a tether may take to connect."""
 FALLBACK_DEADLINE_S = 4.0
 """The same while there is another kind to fall back to."""
+
+ASK_TETHER_S = 0.1
+"""After an Open: the peer has verified it by then."""
 
 
 class Exchange:
@@ -55,7 +58,8 @@ class Exchange:
         attempts: Attempts,
         on_established: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
-        on_other_kind: Callable[[NodeId, float], None],
+        knows: Callable[[bytes], bool],
+        ask_tether: Callable[[NodeId, float], None],
         auth_level: AuthLevel,
         features: int,
     ) -> None:
@@ -78,31 +82,43 @@ class Exchange:
         self._join_tether = join_tether
         self._attempts = attempts
         self._on_established = on_established
-        self._on_other_kind = on_other_kind
+        self._knows = knows
+        self._ask_tether = ask_tether
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
         self.asking = Asking(self._use)
         self.answering = Answering(
             self._use,
+            knows=knows,
             stands_against=self.asking.stands_against,
             on_opened_again=on_opened_again,
         )
 
     def received(
-        self, kind: Kind, sender: bytes, body: bytes, *, in_stream: bool, now: float
+        self, kind: Kind, tag: bytes | None, sender: bytes, body: bytes, now: float
     ) -> None:
-        """Take in Ask, Answer or Open; the reply goes the way that it came. Never raises."""
+        """Take in Ask, Answer or Open; the reply goes the way that it came. Never raises.
+
+        *tag* is the one that it was sent to, None inside a stream.
+        """
         if not self._rate.allows(sender, now=now):
             self._use.counters["control_over_rate"] += 1
             return
         try:
+            if kind is not Kind.ASK and tag not in (None, self._handle()):
+                # What answers us comes to us. Elsewhere it would show whoever sends it once more
+                # that an address is ours.
+                raise WireError("Answer or Open under another tag")
             if kind is Kind.ASK:
-                self.answering.received_ask(sender, body, in_stream=in_stream, now=now)
+                self.answering.received_ask(tag, sender, body, now=now)
             elif kind is Kind.ANSWER:
-                self.asking.received(in_stream, body, now)
+                self.asking.received(tag is None, body, now)
             else:
                 self.answering.received_open(body, now)
         except WireError as error:
             self._use.dropped(error)
+
+    def _handle(self) -> bytes:
+        return self._use.standing().grant.control.handle
 
     def drop_idle(self, now: float) -> None:
         """Forget what was remembered of others and counts no more."""
@@ -128,6 +144,15 @@ class Exchange:
         if tether is not None:
             self._connect(done, tether, remote, confirmed, now)
         self._on_established(done, now)
+        node, is_stream = done.peer.node_id, done.purpose is Purpose.STREAM
+        lacks = tether is None and done.asked and is_stream and not self._use.has_tether(node)
+        if lacks and self._kinds.is_untried(node, now=now):
+            # A busy peer begins no tethers with those whom it does not know: soon it knows us.
+            self._use.timers.at(now + ASK_TETHER_S, lambda now: self._ask_known(node, now))
+
+    def _ask_known(self, node: NodeId, now: float) -> None:
+        if self._knows(node):
+            self._ask_tether(node, now)
 
     def _connect(
         self,
@@ -167,4 +192,4 @@ class Exchange:
         has_other = self._kinds.has_other(node, kind, now=now)
         self._kinds.failed(node, kind, now=now)
         if has_other and done.asked and not self._use.has_tether(node):
-            self._on_other_kind(node, now)
+            self._ask_tether(node, now)

@@ -42,6 +42,11 @@ class TetherKinds:
         left = self.to_try(node, now=now)
         return kind in left and len(left) > 1
 
+    def is_untried(self, node: NodeId, *, now: float) -> bool:
+        """Tell whether there is a kind that did not fail with *node* lately."""
+        failed = self._failed.get(node, {})
+        return any(now - failed.get(kind, -FAILED_S) >= FAILED_S for kind in self.own)
+
     def failed(self, node: NodeId, kind: str, *, now: float) -> None:
         failed = self._failed.setdefault(node, {})
         failed[kind] = now

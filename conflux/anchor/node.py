@@ -116,7 +116,8 @@ class Anchor:
             attempts=self._attempts,
             on_established=self._established,
             on_opened_again=self._opened_again,
-            on_other_kind=self._ask_node,
+            knows=self._knows,
+            ask_tether=self._ask_node,
             auth_level=auth_level,
             features=FEATURES | features.of_mtu(mtu_bytes),
         )
@@ -128,7 +129,9 @@ class Anchor:
             own_tags=self._own_tags,
             shared_tag=lambda: self.standing.grant.control.shared_tag,
             is_relay=relaying.enabled,
-            deliver=lambda sender, message, now: self.take_control(sender, message, now=now),
+            deliver=lambda tag, sender, message, now: self.take_control(
+                tag, sender, message, now=now
+            ),
         )
         self.icmp = IcmpErrors(world, counters)
         path_mtu = PathMtu(mtu_bytes, self.icmp, counters)
@@ -250,16 +253,14 @@ class Anchor:
         """Packets from the TUN device: a layout byte, then records."""
         self.egress.take(superframe, now=now)
 
-    def take_control(
-        self, sender: bytes, message: bytes, *, in_stream: bool = False, now: float
-    ) -> None:
-        """A message from the control channel, or from inside a stream. Never raises."""
+    def take_control(self, tag: bytes | None, sender: bytes, message: bytes, *, now: float) -> None:
+        """A message to *tag* from the control channel; None: from inside a stream. Never raises."""
         try:
             kind, body = read_envelope(message)
         except WireError:
             self.counters["control_malformed"] += 1
             return
-        if kind is Kind.GRANT and sender == GUARDIAN_HANDLE and not in_stream:
+        if kind is Kind.GRANT and sender == GUARDIAN_HANDLE and tag is not None:
             self.grants.pushed(body)
         elif kind in (Kind.GRANT, Kind.GOODBYE):
             # A grant from anybody but Guardian; a goodbye from outside the stream that it ends.
@@ -267,7 +268,7 @@ class Anchor:
         elif kind is Kind.REPORT:
             self.counters["report_outside_a_stream"] += 1
         else:
-            self.exchange.received(kind, sender, body, in_stream=in_stream, now=now)
+            self.exchange.received(kind, tag, sender, body, now)
 
     def renew(self, standing: Standing, *, now: float) -> bool:
         """Take on a new grant: sessions whose common teams are not all still ours are closed.
@@ -346,9 +347,13 @@ class Anchor:
         if message.startswith(_REPORT):
             self.resender.reported(session.node_id, message[len(_REPORT) :], now)
         elif message != envelope(Kind.GOODBYE, b""):
-            self.take_control(session.tag, message, in_stream=True, now=now)
+            self.take_control(None, session.tag, message, now=now)
         elif self.sessions.get(session.node_id) is session:
             self.sessions.close(session, "peer stops", now)
+
+    def _knows(self, sender: bytes) -> bool:
+        """Tell whether we have a session with the node of this handle, or NodeId."""
+        return self.sessions.by_tag(sender) is not None or sender in self.sessions
 
     # Asking
 

@@ -28,6 +28,9 @@ FLOOD_KEEP_S = 60.0
 MAX_FLOODS = 16_384
 MAX_WAYS = 4_096
 WAY_S = 60.0
+MAX_CLAIMS = 4
+"""Neighbours from which one handle was heard. A flood is not signed: more than one may claim it,
+and all of them get what goes there; with more than so many everybody does."""
 
 
 class Flooding:
@@ -43,7 +46,7 @@ class Flooding:
         own_tags: Callable[[], frozenset[bytes]],
         shared_tag: Callable[[], bytes],
         is_relay: bool,
-        deliver: Callable[[bytes, bytes, float], None],
+        deliver: Callable[[bytes, bytes, bytes, float], None],
     ) -> None:
         self._neighbours = neighbours
         self._entropy = entropy
@@ -57,7 +60,7 @@ class Flooding:
         self._rate = RateLimit(per_s=FLOODS_PER_S, burst=FLOODS_BURST)
         self.passed_on = 0
         """How many floods, our own included, went on to others."""
-        self._ways: OrderedDict[bytes, tuple[Neighbour, float]] = OrderedDict()
+        self._ways: OrderedDict[bytes, dict[Neighbour, float]] = OrderedDict()
 
     def send(self, tag: bytes, message: bytes, *, now: float) -> None:
         """Flood a message of our own to *tag*."""
@@ -65,28 +68,31 @@ class Flooding:
             self._counters["flood_too_large"] += 1
             return
         flood_id = self._entropy(FLOOD_ID_BYTES)
-        self._seen.fresh(flood_id, now=now)
+        self._seen.fresh(flood_id, by=self._own_handle(), now=now)
         relays = ANY_RELAY_RELAYS if tag == self._shared_tag() else FLOOD_RELAYS
         self._pass_on(Flood(flood_id, relays, tag, self._own_handle(), message), None, now)
 
     def knows_way(self, tag: bytes, *, now: float) -> bool:
         """Tell whether a flooded message came from *tag* lately: its answer goes back that way."""
-        way = self._ways.get(tag)
-        return way is not None and way[0].up and now - way[1] < WAY_S
+        return 0 < len(self._claims(tag, now)) <= MAX_CLAIMS
 
     def received(self, neighbour: Neighbour, flood: Flood, now: float) -> None:
         """Take in a flooded message: it is for us, or goes on, once and within its limits."""
         if not self._rate.allows(neighbour.node_id, now=now):
             self._counters["flood_over_rate"] += 1
             return
-        if flood.sender == self._own_handle() or not self._seen.fresh(flood.flood_id, now=now):
+        if flood.sender == self._own_handle():
+            return
+        if not self._seen.fresh(flood.flood_id, by=neighbour.node_id, now=now):
             return
         self._remember(flood.sender, neighbour, now)
         for_relays = self._is_relay and flood.tag == self._shared_tag()
         if for_relays or flood.tag in self._own_tags():
             # Who it claims to be from is not proved yet: limits go by who brought it.
-            self._deliver(neighbour.node_id, flood.message, now)
-        if flood.relays_left > 0 and flood.tag not in self._own_tags():
+            self._deliver(flood.tag, neighbour.node_id, flood.message, now)
+        # What is for an address of ours goes on all the same: whoever listens at both of our sides
+        # would otherwise learn which addresses live here.
+        if flood.relays_left > 0 and flood.tag != self._own_handle():
             onward = Flood(
                 flood.flood_id, flood.relays_left - 1, flood.tag, flood.sender, flood.message
             )
@@ -94,7 +100,7 @@ class Flooding:
 
     def drop_idle(self, now: float) -> None:
         """Forget ways that are too old to be used, and what else counts no more."""
-        while self._ways and now - next(iter(self._ways.values()))[1] >= WAY_S:
+        while self._ways and now - max(next(iter(self._ways.values())).values()) >= WAY_S:
             self._ways.popitem(last=False)
         self._seen.drop_idle(now)
         self._rate.drop_idle(now)
@@ -106,13 +112,22 @@ class Flooding:
             neighbour.send_inband(flood)
 
     def _onward(self, tag: bytes, now: float) -> Iterable[Neighbour]:
-        """The neighbour that *tag* was heard from lately, else all."""
-        if self.knows_way(tag, now=now):
-            return [self._ways[tag][0]]
-        return self._neighbours.all()
+        """The neighbours that *tag* was heard from lately, else all."""
+        claims = self._claims(tag, now)
+        return claims if 0 < len(claims) <= MAX_CLAIMS else self._neighbours.all()
+
+    def _claims(self, tag: bytes, now: float) -> list[Neighbour]:
+        heard = self._ways.get(tag, {})
+        return [
+            neighbour for neighbour, when in heard.items() if neighbour.up and now - when < WAY_S
+        ]
 
     def _remember(self, sender: bytes, neighbour: Neighbour, now: float) -> None:
-        self._ways[sender] = (neighbour, now)
+        heard = self._ways.setdefault(sender, {})
+        heard.pop(neighbour, None)
+        heard[neighbour] = now
+        if len(heard) > MAX_CLAIMS + 1:
+            del heard[next(iter(heard))]
         self._ways.move_to_end(sender)
         if len(self._ways) > MAX_WAYS:
             self._ways.popitem(last=False)

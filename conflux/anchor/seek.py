@@ -137,7 +137,7 @@ class Seeking:
             self._counters["seek_own_over_rate"] += 1
             return
         seek_id = self._entropy(SEEK_ID_BYTES)
-        self._seen.fresh(seek_id, now=now)
+        self._seen.fresh(seek_id, by=self._me, now=now)
         onward = Seek(seek_id, relays, target, [self._me], list(avoid)[:MAX_SEEK_AVOID])
         self._spread(self._begin(onward, None, now))
 
@@ -162,7 +162,7 @@ class Seeking:
         """Tell whether its id is new, or came over more relays when it came before."""
         former = self._live.get(seek.seek_id)
         if former is None:
-            return self._seen.fresh(seek.seek_id, now=now)
+            return self._seen.fresh(seek.seek_id, by=seek.path[-1], now=now)
         if former.before is None or former.onward.relays_left >= seek.relays_left - 1:
             return False
         self._end(former)

@@ -82,12 +82,13 @@ class ControlDriver(abc.ABC):
     async def connect(
         self,
         credentials: ControlCredentials,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, bytes], None],
         on_connected: Callable[[bool], None],
     ) -> ControlChannel:
         """Connect and listen to the credentials' tags; return once subscribed.
 
-        *on_message(sender handle, payload)* is called from the event loop for each message, with
-        noise (an impossible subject, an oversized payload) dropped before. *on_connected* tells
-        of each loss and return of the connection, not of the first. Raises Unreachable, Refused.
+        *on_message(tag, sender handle, payload)* is called from the event loop for each message,
+        with noise (an impossible subject, an oversized payload) dropped before; *tag* is the one
+        of the credentials' that it was published to. *on_connected* tells of each loss and return
+        of the connection, not of the first. Raises Unreachable, Refused.
         """

@@ -342,7 +342,7 @@ class Node:
     async def _join(self, drivers: Drivers, anchor: Anchor, world: LiveWorld) -> ControlChannel:
         return await drivers.control.connect(
             self._control_of(anchor.standing.grant),
-            lambda sender, message: anchor.take_control(sender, message, now=world.now()),
+            lambda tag, sender, message: anchor.take_control(tag, sender, message, now=world.now()),
             lambda connected: log.info("the Master is %s", "back" if connected else "gone"),
         )
 

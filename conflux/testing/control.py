@@ -56,6 +56,8 @@ class ControlEnd:
         self.channel = channel
         self.credentials = credentials
         self.messages: list[tuple[bytes, bytes]] = []
+        self.tags: list[bytes] = []
+        """Which tag each of `messages` was published to."""
         self.connections: list[bool] = []
 
     async def get_across(self, tag: bytes, payload: bytes, far: ControlEnd) -> None:
@@ -87,15 +89,17 @@ class _Bench:
 
     async def connect(self, credentials: ControlCredentials) -> ControlEnd:
         messages: list[tuple[bytes, bytes]] = []
+        tags: list[bytes] = []
         connections: list[bool] = []
-        channel = await self.driver.connect(
-            credentials,
-            lambda handle, payload: messages.append((bytes(handle), bytes(payload))),
-            connections.append,
-        )
+
+        def hear(tag: bytes, handle: bytes, payload: bytes) -> None:
+            tags.append(bytes(tag))
+            messages.append((bytes(handle), bytes(payload)))
+
+        channel = await self.driver.connect(credentials, hear, connections.append)
         self._open.append(channel)
         end = ControlEnd(channel, credentials)
-        end.messages, end.connections = messages, connections
+        end.messages, end.tags, end.connections = messages, tags, connections
         return end
 
     async def close(self) -> None:
@@ -155,6 +159,14 @@ class ControlConformance(abc.ABC):
         assert set(alice.messages) == {(BOB, b"for alice")}
         assert set(bob.messages) == {(ALICE, b"for bob")}
         assert set(carol.messages) == {(ALICE, b"for carol")}
+
+    @_with_broker
+    async def test_message_tells_the_tag_that_it_was_published_to(self, bench: _Bench) -> None:
+        alice, bob = await bench.join(ALICE), await bench.join(BOB, ADDRESS)
+        for tag in (BOB, ADDRESS):
+            await alice.get_across(tag, b"to " + tag, bob)
+        heard = zip(bob.tags, bob.messages, strict=True)
+        assert all(payload == b"to " + tag for tag, (_, payload) in heard)
 
     @_with_broker
     async def test_message_to_nobody_is_dropped(self, bench: _Bench) -> None:

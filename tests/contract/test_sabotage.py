@@ -752,8 +752,15 @@ def test_auth_sabotage_is_caught(driver: type[MemoryAuth], check: str) -> None:
 class Anonymous(MemoryChannel):
     """Loses the sender's handle."""
 
-    def hand_over(self, handle: bytes, payload: bytes) -> None:
-        super().hand_over(bytes(16), payload)
+    def hand_over(self, tag: bytes, handle: bytes, payload: bytes) -> None:
+        super().hand_over(tag, bytes(16), payload)
+
+
+class Untagged(MemoryChannel):
+    """Takes everything for a message to the node itself."""
+
+    def hand_over(self, tag: bytes, handle: bytes, payload: bytes) -> None:
+        super().hand_over(self.credentials.handle, handle, payload)
 
 
 class Oversized(MemoryChannel):
@@ -829,8 +836,8 @@ class Ghost(MemoryChannel):
         self._closed = True
         self.connected = False
 
-    def hand_over(self, handle: bytes, payload: bytes) -> None:
-        self._on_message(handle, payload)
+    def hand_over(self, tag: bytes, handle: bytes, payload: bytes) -> None:
+        self._on_message(tag, handle, payload)
 
 
 class Broadcasting(MemoryBroker):
@@ -838,7 +845,7 @@ class Broadcasting(MemoryBroker):
 
     def route(self, tag: bytes, handle: bytes, payload: bytes) -> None:
         for channel in list(self._channels):
-            channel.hand_over(handle, payload)
+            channel.hand_over(tag, handle, payload)
 
 
 class Generous(MemoryBroker):
@@ -847,7 +854,7 @@ class Generous(MemoryBroker):
     def route(self, tag: bytes, handle: bytes, payload: bytes) -> None:
         for channel in list(self._channels):
             if tag in (*channel.credentials.tags, channel.credentials.shared_tag):
-                channel.hand_over(handle, payload)
+                channel.hand_over(tag, handle, payload)
 
 
 class Drafting(MemoryBroker):
@@ -871,6 +878,7 @@ class Vague(MemoryBroker):
 
 CONTROL: list[tuple[type[MemoryChannel], type[MemoryBroker], str]] = [
     (Anonymous, MemoryBroker, "test_message_arrives_with_its_senders_handle"),
+    (Untagged, MemoryBroker, "test_message_tells_the_tag_that_it_was_published_to"),
     (Oversized, MemoryBroker, "test_oversized_payload_is_refused"),
     (Unending, MemoryBroker, "test_publish_never_waits_and_its_queue_is_bounded"),
     (Abrupt, MemoryBroker, "test_close_flushes_and_ends"),
@@ -895,7 +903,7 @@ def test_control_sabotage_is_caught(
         async def connect(
             self,
             credentials: ControlCredentials,
-            on_message: Callable[[bytes, bytes], None],
+            on_message: Callable[[bytes, bytes, bytes], None],
             on_connected: Callable[[bool], None],
         ) -> ControlChannel:
             self._broker.admit(credentials)

@@ -200,8 +200,8 @@ def nats_subject(data: bytes) -> None:
     channel.counters = ChannelCounters()
     channel._closed = False
     channel._loop = _Calls()  # type: ignore[assignment]
-    channel._on_message = lambda sender, payload: got.append(sender)
-    channel._receive(frozenset((b"v1.ab", b"v1.cd")), data, b"payload")
+    channel._on_message = lambda tag, sender, payload: got.append(sender)
+    channel._receive({b"v1.ab": b"ab", b"v1.cd": b"cd"}, data, b"payload")
     fits(all(len(sender) == 16 and data.endswith(sender.hex().encode()) for sender in got))
 
 

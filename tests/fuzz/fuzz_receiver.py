@@ -34,7 +34,13 @@ from fuzz_world import (
 
 from conflux.anchor import handshake
 from conflux.anchor.handshake import Secrets, Standing, StreamKeys, message_ref
-from conflux.anchor.identity import GRANT_CONTEXT, GRANT_INFO, PUSH_BINDING, sign_certificate
+from conflux.anchor.identity import (
+    GRANT_CONTEXT,
+    GRANT_INFO,
+    PUSH_BINDING,
+    address_tag,
+    sign_certificate,
+)
 from conflux.anchor.merkle import Tree
 from conflux.anchor.node import Anchor
 from conflux.anchor.notary import CONTEXT, digest_of, digests_hash
@@ -70,6 +76,7 @@ HOLDS = 0x80
 THEIRS = StreamKeys(bytes(range(32)), bytes(range(12)), 0x1122334455667788)
 OURS = StreamKeys(bytes(range(32, 64)), bytes(range(12)), 0x8877665544332211)
 TRANSCRIPT = bytes(32)
+ADDRESS_TAG = address_tag(PLANE.me.standing.grant.plane_key, ip_address(ME).packed)
 
 
 class Receiver:
@@ -99,6 +106,10 @@ class Receiver:
         self.asked: MadeAsk | None = None
         self.asks_made = 0
         self.by = self.friend
+
+    @property
+    def handle(self) -> bytes:
+        return self.me.grant.control.handle
 
     # Set-up
 
@@ -277,7 +288,7 @@ class Receiver:
     # What the Master can do
 
     def control(self, payload: bytes) -> None:
-        self.anchor.take_control(self.friend.handle, payload, now=self.world.clock)
+        self.anchor.take_control(self.handle, self.friend.handle, payload, now=self.world.clock)
 
     # What this node's own user and time do
 
@@ -311,7 +322,7 @@ class Receiver:
         plain = patched(self.asked.plain, payload[1:])
         if plain != self.asked.plain:
             message = ask_message(self.me.grant.plane_key, bytes(32), plain)
-        self.anchor.take_control(self.by.handle, message, now=self.world.clock)
+        self.anchor.take_control(ADDRESS_TAG, self.by.handle, message, now=self.world.clock)
 
     def answers(self, payload: bytes) -> None:
         """An Answer to this node's last Ask, patched inside, signed and sealed."""
@@ -338,7 +349,7 @@ class Receiver:
                 pending.answer.ask_hash + changed, b"VeilNet/1 answer"
             )
             answer = self._sealed(Kind.ANSWER, message, received.ask.kem_public, plain)
-        self.anchor.take_control(by.handle, answer, now=self.world.clock)
+        self.anchor.take_control(self.handle, by.handle, answer, now=self.world.clock)
 
     def opens(self, payload: bytes) -> None:
         """An Open to this node's last Answer, patched inside, signed and sealed."""
@@ -360,7 +371,7 @@ class Receiver:
         signer = self._signer(self.by.standing.identity.signer)
         signature = signer.sign(answer.ask_hash + body, b"VeilNet/1 open")
         opening = self._sealed(Kind.OPEN, message, answer.kem_public, body + signature)
-        self.anchor.take_control(self.by.handle, opening, now=self.world.clock)
+        self.anchor.take_control(self.handle, self.by.handle, opening, now=self.world.clock)
 
     def _sealed(self, kind: Kind, to: bytes, public: bytes, plain: bytes) -> bytes:
         ref, info = message_ref(to), f"VeilNet/1 {kind.name.lower()} seal".encode()
@@ -389,7 +400,7 @@ class Receiver:
             entropy=self.entropy,
         )
         grant_message = envelope(Kind.GRANT, sealed)
-        self.anchor.take_control(HANDLE, grant_message, now=self.world.clock)
+        self.anchor.take_control(self.handle, HANDLE, grant_message, now=self.world.clock)
 
     def _published(self, kind: Kind) -> bytes | None:
         for _, message in reversed(self.world.published):

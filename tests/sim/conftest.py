@@ -13,7 +13,7 @@ import pytest
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.control import AuthLevel
 
-LONG = ("test_time", "test_rekey", "test_renewals", "test_handshakes")
+LONG = ("test_time", "test_rekey", "test_renewals", "test_handshakes", "test_ask_floods")
 """Files whose tests run at the default level only."""
 
 

@@ -512,7 +512,7 @@ def test_grants_from_anybody_but_guardian_cost_nothing(pair):
     network, right = pair.network, pair.right
     noise = envelope(Kind.GRANT, bytes(20_000))
     for _ in range(500):
-        right.anchor.take_control(b"m" * 16, noise, now=network.now())
+        right.anchor.take_control(bytes(16), b"m" * 16, noise, now=network.now())
     assert right.anchor.counters["control_malformed"] == 500
 
 
@@ -520,7 +520,7 @@ def test_of_many_false_grants_at_once_two_are_opened(pair):
     network, right = pair.network, pair.right
     noise = envelope(Kind.GRANT, bytes(20_000))
     for _ in range(500):
-        right.anchor.take_control(GUARDIAN_HANDLE, noise, now=network.now())
+        right.anchor.take_control(bytes(16), GUARDIAN_HANDLE, noise, now=network.now())
     network.run(5)
     opened = sum(n for reason, n in right.anchor.counters.items() if reason.startswith("grant:"))
     assert opened == 2

@@ -515,7 +515,7 @@ def test_a_report_that_did_not_come_inside_a_stream_is_dropped(talking):
     left, right = talking.left, talking.right
     out = left.anchor.sessions[right.node_id].out
     message = report_of(right, left, out.counter, bytes((1 << (out.counter & 7),)))
-    left.anchor.take_control(b"h" * 16, message, now=left.now())
+    left.anchor.take_control(bytes(16), b"h" * 16, message, now=left.now())
     assert count(left, "report_outside_a_stream") == 1
 
 

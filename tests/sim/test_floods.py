@@ -6,6 +6,7 @@ import pytest
 
 from conflux.anchor.post import FLOODS_BURST
 from conflux.testing.simnet import SimNetwork
+from conflux.wire.inband import Flood
 
 
 @pytest.fixture
@@ -94,3 +95,42 @@ def test_the_master_is_used_again_when_it_is_back(star):
     ping = one.ping(three)
     assert network.run_until(lambda: ping.answers == 1, 3)
     assert network.channel.published.total() > published
+
+
+def test_a_neighbour_that_claims_a_handle_does_not_keep_its_answers_away(star):
+    """Floods are not signed: *three* floods under the handle of *one* before that asks."""
+    network, hub, (one, two, three) = star
+    handle = one.anchor.standing.grant.control.handle
+    for number in range(3):
+        flood = Flood(number.to_bytes(16, "big"), 4, bytes(16), handle, b"\x01\x01claimed")
+        three.anchor.neighbours.get(hub.node_id).send_inband(flood)
+        network.run(0.1)
+    ping = one.ping(two)
+    assert network.run_until(lambda: ping.answers == 1, 5)
+
+
+def test_claims_from_many_neighbours_make_answers_go_to_all(star):
+    network, hub, (one, two, *_) = star
+    network.channel.is_down = False
+    liars = [network.add_node(f"liar {n}", teams=["ops"]) for n in range(6)]
+    for liar in liars:
+        liar.ping(hub)
+    network.run(3)
+    network.channel.is_down = True
+    handle = one.anchor.standing.grant.control.handle
+    for number, liar in enumerate(liars):
+        flood = Flood(number.to_bytes(16, "big"), 4, bytes(16), handle, b"\x01\x01claimed")
+        liar.anchor.neighbours.get(hub.node_id).send_inband(flood)
+    network.run(0.1)
+    ping = one.ping(two)
+    assert network.run_until(lambda: ping.answers == 1, 5)
+
+
+def test_a_memory_of_floods_that_one_neighbour_fills_lets_others_through(star):
+    network, hub, (one, two, three) = star
+    hub.anchor.flooding._seen._limit = 20
+    for number in range(30):
+        three.anchor.flooding.send(number.to_bytes(16, "big"), b"noise", now=network.now())
+    network.run(0.1)
+    ping = one.ping(two)
+    assert network.run_until(lambda: ping.answers == 1, 3)

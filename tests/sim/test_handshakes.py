@@ -291,7 +291,7 @@ def test_a_goodbye_from_outside_a_stream_ends_nothing(pair):
     network, left, right = pair.network, pair.left, pair.right
     left.ping(right)
     network.run(2)
-    left.anchor.take_control(bytes(16), envelope(Kind.GOODBYE, b""), now=network.now())
+    left.anchor.take_control(bytes(16), bytes(16), envelope(Kind.GOODBYE, b""), now=network.now())
     network.run(1)
     assert left.anchor.sessions
     assert left.anchor.counters["control_malformed"] == 1

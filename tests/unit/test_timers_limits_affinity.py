@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conflux.anchor import affinity
-from conflux.anchor.limits import MAX_SENDERS, RateLimit, SeenNonces
+from conflux.anchor.limits import MAX_SENDERS, RateLimit, SeenNonces, Shares
 from conflux.anchor.timers import Timers
 from conflux.wire.control import MAX_TEAM_TAGS
 from conflux.wire.credentials import TeamKey
@@ -91,16 +91,41 @@ def test_a_nonce_is_fresh_once_within_the_time_that_it_is_kept(steps):
     for gap, n in steps:
         now += gap
         expected = n not in last or now - last[n] > 10
-        assert seen.fresh(bytes([n]), now=now) is expected
+        assert seen.fresh(bytes([n]), by=b"sender", now=now) is expected
         if expected:
             last[n] = now
 
 
-def test_a_full_memory_of_nonces_refuses_and_never_forgets_early():
-    seen = SeenNonces(keep_s=10, limit=3)
-    assert [seen.fresh(bytes([n]), now=0) for n in range(5)] == [True, True, True, False, False]
-    assert not seen.fresh(b"\0", now=10)
-    assert seen.fresh(b"\3", now=10.1)
+def test_a_full_memory_of_nonces_forgets_only_those_of_whoever_brought_most():
+    seen = SeenNonces(keep_s=10, limit=4)
+    assert seen.fresh(b"honest", by=b"a", now=0)
+    assert all(seen.fresh(bytes([n]), by=b"greedy", now=0) for n in range(100))
+    assert seen.fresh(b"also honest", by=b"b", now=9)
+    assert not seen.fresh(b"honest", by=b"greedy", now=10)
+    assert not seen.fresh(b"also honest", by=b"greedy", now=10)
+    assert seen.fresh(bytes([0]), by=b"greedy", now=10)
+    assert len(seen._seen) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.booleans()), max_size=300))
+def test_shares_agree_with_counting(steps):
+    shares, held = Shares(), {}
+    for n, thing, adds in steps:
+        owner, thing = bytes([n]), bytes([n, thing])
+        if not adds:
+            shares.remove(owner, thing)
+            held.get(owner, {}).pop(thing, None)
+        elif thing not in held.setdefault(owner, {}):
+            shares.add(owner, thing)
+            held[owner][thing] = None
+        counts = {owner: len(things) for owner, things in held.items()}
+        assert len(shares) == sum(counts.values())
+        assert shares.most == max(counts.values(), default=0)
+        assert shares.of(owner) == counts.get(owner, 0)
+        if shares.most:
+            greediest, first = shares.greediest()
+            assert counts[greediest] == shares.most
+            assert first == next(iter(held[greediest]))
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 5)), max_size=100))
@@ -113,7 +138,9 @@ def test_forgetting_what_is_idle_changes_no_verdict_and_leaves_nothing(steps):
         other.drop_idle(now)
         also_seen.drop_idle(now)
         assert one.allows(bytes([n]), now=now) is other.allows(bytes([n]), now=now)
-        assert seen.fresh(bytes([n]), now=now) is also_seen.fresh(bytes([n]), now=now)
+        assert seen.fresh(bytes([n]), by=b"s", now=now) is also_seen.fresh(
+            bytes([n]), by=b"s", now=now
+        )
     other.drop_idle(now + 1.6)
     also_seen.drop_idle(now + 2.1)
     assert not other._buckets

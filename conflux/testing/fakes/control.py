@@ -86,10 +86,10 @@ class MemoryBroker:
         for tap in self.taps:
             tap(tag, handle, payload)
         for channel in [c for c in self._channels if tag in c.credentials.tags]:
-            channel.hand_over(handle, payload)
+            channel.hand_over(tag, handle, payload)
         if sharing := [c for c in self._channels if tag == c.credentials.shared_tag]:
             self._shared_turn += 1
-            sharing[self._shared_turn % len(sharing)].hand_over(handle, payload)
+            sharing[self._shared_turn % len(sharing)].hand_over(tag, handle, payload)
 
 
 class MemoryChannel(ControlChannel):
@@ -99,7 +99,7 @@ class MemoryChannel(ControlChannel):
         self,
         broker: MemoryBroker,
         credentials: ControlCredentials,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, bytes], None],
         on_connected: Callable[[bool], None],
     ) -> None:
         self.credentials = credentials
@@ -141,9 +141,9 @@ class MemoryChannel(ControlChannel):
             self.connected = False
             self._broker.remove(self)
 
-    def hand_over(self, handle: bytes, payload: bytes) -> None:
+    def hand_over(self, tag: bytes, handle: bytes, payload: bytes) -> None:
         if self.connected:
-            self._on_message(handle, payload)
+            self._on_message(tag, handle, payload)
 
     def lose_connection(self) -> None:
         self.connected = False
@@ -166,7 +166,7 @@ class MemoryControl(ControlDriver):
     async def connect(
         self,
         credentials: ControlCredentials,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, bytes], None],
         on_connected: Callable[[bool], None],
     ) -> ControlChannel:
         self._broker.admit(credentials)

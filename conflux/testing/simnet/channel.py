@@ -11,8 +11,8 @@ from conflux.api import MAX_CONTROL_BYTES
 from conflux.testing.simnet.clock import Clock
 from conflux.wire.control import Kind
 
-_Listener = Callable[[bytes, bytes], None]
-"""Takes (sender's handle, payload)."""
+_Listener = Callable[[bytes, bytes, bytes], None]
+"""Takes (tag, sender's handle, payload)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +100,4 @@ class SimChannel:
         shared = self._shared.get(message.tag)
         listener = self._chance.choice(shared) if shared else self._own.get(message.tag)
         if listener is not None:
-            listener(message.sender, message.payload)
+            listener(message.tag, message.sender, message.payload)

@@ -9,7 +9,7 @@ from conflux.anchor.handshake import PendingAsk, Standing, make_ask
 from conflux.anchor.identity import Identity, address_tag
 from conflux.testing.simnet.underlay import TETHER_KIND
 from conflux.wire.control import AuthLevel, Purpose, Target, TargetKind
-from conflux.wire.credentials import Certificate
+from conflux.wire.credentials import Certificate, Grant
 
 if TYPE_CHECKING:
     from conflux.testing.simnet.network import SimNetwork
@@ -33,10 +33,13 @@ class Insider:
         """What the Master puts on everything that he publishes."""
         return self.standing.grant.control.handle
 
+    def takes(self, grant: Grant) -> None:
+        """Hold what *grant* gives from now on."""
+        self.standing = replace(self.standing, grant=grant)
+
     def shows(self, certificate: Certificate) -> None:
         """Put *certificate*, which need not be his, into what he makes from now on."""
-        grant = replace(self.standing.grant, certificate=certificate)
-        self.standing = replace(self.standing, grant=grant)
+        self.takes(replace(self.standing.grant, certificate=certificate))
 
     def listen(self) -> None:
         """Subscribe to his own tags, the shared one left out."""
@@ -44,7 +47,7 @@ class Insider:
         network.channel.listen(
             self.standing.grant.control.tags,
             None,
-            lambda _, payload: self.heard.append((network.now(), payload)),
+            lambda tag, _, payload: self.heard.append((network.now(), payload)),
         )
 
     def tag_of(self, address: bytes) -> bytes:

@@ -88,7 +88,7 @@ class SimNode:
         self.deferred_s = 0.001
         """Virtual time that each piece of deferred work takes."""
         self.workers: int | None = None
-        """How many threads share deferred work, first come first served; None for no end of them."""
+        """How many threads share deferred work, in its order; None for no end of them."""
         self.makes_tethers = True
         """Unset: its tether drivers fail every time."""
         self.refused_kinds: Collection[str] = ()
@@ -336,8 +336,8 @@ class SimNode:
     def _note(self, event: str) -> None:
         self.events.append((self.now(), event))
 
-    def _take_control(self, sender: bytes, payload: bytes) -> None:
-        self.anchor.take_control(sender, payload, now=self.now())
+    def _take_control(self, tag: bytes, sender: bytes, payload: bytes) -> None:
+        self.anchor.take_control(tag, sender, payload, now=self.now())
 
 
 def _headers(packet: bytes) -> int:

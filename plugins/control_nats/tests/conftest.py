@@ -166,7 +166,7 @@ class Inbox:
         self.states: list[bool] = []
         self._news = asyncio.Event()
 
-    def on_message(self, sender: bytes, payload: bytes) -> None:
+    def on_message(self, tag: bytes, sender: bytes, payload: bytes) -> None:
         self.messages.append((sender, payload))
         self._news.set()
 

@@ -184,8 +184,8 @@ def test_bug_in_the_kernels_callback_is_shown_and_does_not_end_the_channel(
         async with pair(master, make_inbox) as (alice, bob, ears):
             healthy = bob._on_message
 
-            def buggy(sender, payload):
-                healthy(sender, payload)
+            def buggy(tag, sender, payload):
+                healthy(tag, sender, payload)
                 raise KeyError("a bug")
 
             bob._on_message = buggy

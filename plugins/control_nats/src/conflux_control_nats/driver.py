@@ -39,7 +39,7 @@ class NatsControlDriver(ControlDriver):
     async def connect(
         self,
         credentials: ControlCredentials,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, bytes], None],
         on_connected: Callable[[bool], None],
     ) -> NatsChannel:
         channel = NatsChannel(on_message, on_connected, ping_s=self._ping_s)
@@ -79,7 +79,7 @@ class NatsChannel(ControlChannel):
 
     def __init__(
         self,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes, bytes], None],
         on_connected: Callable[[bool], None],
         *,
         ping_s: float,
@@ -133,14 +133,14 @@ class NatsChannel(ControlChannel):
 
     async def _open(self, credentials: ControlCredentials) -> MasterClient:
         self._require_open()
-        heads = frozenset(
-            f"{credentials.prefix}.{tag.hex()}".encode()
+        tags = {
+            f"{credentials.prefix}.{tag.hex()}".encode(): tag
             for tag in (*credentials.tags, credentials.shared_tag)
             if tag
-        )
+        }
         client = MasterClient(
             credentials,
-            lambda subject, payload: self._receive(heads, subject, payload),
+            lambda subject, payload: self._receive(tags, subject, payload),
             on_change=self._notice,
             ping_s=self._ping_s,
         )
@@ -154,14 +154,16 @@ class NatsChannel(ControlChannel):
         if self._closed:
             raise Closed("the control channel was closed")
 
-    def _receive(self, heads: frozenset[bytes], subject: bytes, payload: bytes) -> None:
+    def _receive(self, tags: Mapping[bytes, bytes], subject: bytes, payload: bytes) -> None:
         head, _, sender = subject.rpartition(b".")
-        if head not in heads or not _HANDLE.fullmatch(sender):
+        tag = tags.get(head)
+        if tag is None or not _HANDLE.fullmatch(sender):
             self.counters.bad_subject += 1
         elif len(payload) > MAX_CONTROL_BYTES:
             self.counters.oversized += 1
         elif not self._closed:
-            self._loop.call_soon(self._on_message, bytes.fromhex(sender.decode()), payload)
+            handle = bytes.fromhex(sender.decode())
+            self._loop.call_soon(self._on_message, tag, handle, payload)
 
     def _notice(self) -> None:
         """Report the connection in use if it was lost or has come back since the last report."""
