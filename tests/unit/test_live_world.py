@@ -8,6 +8,7 @@ import itertools
 import selectors
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 
 import pytest
 
@@ -16,6 +17,7 @@ from conflux.api import Layout, TetherError, WireError
 from conflux.registry import Registry
 from conflux.runtime.world import LiveWorld
 from conflux.testing import MemoryTun
+from conflux.testing.packets import udp_packet
 
 
 class InstantSelector(selectors.DefaultSelector):
@@ -301,6 +303,21 @@ def test_packets_for_a_device_that_was_taken_away_are_dropped():
             world.deliver(record, Layout.BARE)
             world.tun.close()
             world.deliver(record, Layout.BARE)
+
+    asyncio.run(main())
+
+
+def test_what_the_system_is_told_comes_out_of_the_device():
+    packet = udp_packet(ip_address("10.0.0.2"), ip_address("10.0.0.1"), b"an error")
+    buffer = memoryview(bytearray(2_000))
+
+    async def main():
+        async with living() as world:
+            world.tell_system(packet)  # there is no device yet
+            world.tun, system = MemoryTun.pair()
+            world.tell_system(packet)
+            size = system.receive(buffer)
+            assert bytes(buffer[2:size]) == packet
 
     asyncio.run(main())
 
