@@ -39,9 +39,12 @@ from conflux.wire.control import (
     TargetKind,
     envelope,
 )
+from conflux.wire.credentials import TeamKey
 
 MAX_ASKED = 256
 ASK_REPEAT_S = (0.5, 1.0, 2.0)
+HASTE_REPEAT_S = (0.1, 0.2, 0.3, 0.4)
+"""Also of an Ask with teams that Guardian has just changed: the peer may get its grant later."""
 ASK_DEADLINE_S = 5.0
 OPEN_REPEAT_S = (0.3, 0.6, 1.2, 2.4, 4.8)
 
@@ -110,6 +113,7 @@ class Asking:
         kinds: Sequence[str] | None = None,
         avoid: Sequence[bytes] = (),
         in_stream: bool = False,
+        in_haste: bool = False,
         failed: Callable[[float], None],
         now: float,
     ) -> bool:
@@ -117,6 +121,8 @@ class Asking:
 
         *in_stream*: the Ask goes inside the stream to a node with which we have one. *kinds* of
         tethers are those worth a try unless given; with none, certificates are all that is shown.
+        *in_haste*: the target may be able to answer any moment, so it is asked again and again for
+        a while.
         Ends in `on_established`, or in *failed(now)* after the deadline.
         """
         if len(self._asked) >= MAX_ASKED:
@@ -145,11 +151,14 @@ class Asking:
             in_stream=in_stream,
             failed=failed,
         )
-        if not anybody:
-            asked.repeats = [
+        for after in () if anybody else ASK_REPEAT_S:
+            asked.repeats.append(
                 self._use.timers.at(now + after, lambda now: self._repeat_ask(asked, now))
-                for after in ASK_REPEAT_S
-            ]
+            )
+        for after in HASTE_REPEAT_S if in_haste else ():
+            asked.repeats.append(
+                self._use.timers.at(now + after, lambda now: self._hurry(asked, now))
+            )
         self._asked[ref] = asked
         self._use.send(in_stream, tag, pending.message, now)
         return True
@@ -163,6 +172,22 @@ class Asking:
         return any(
             asked.target == target and asked.purpose is purpose for asked in self._asked.values()
         )
+
+    def teams_changed(self, are_ours: Callable[[Sequence[TeamKey]], bool], now: float) -> None:
+        """There is a new grant: Asks with tags of teams not ours any more are made anew."""
+        for ref, asked in list(self._asked.items()):
+            if not are_ours(asked.pending.teams):
+                del self._asked[ref]
+                asked.end()
+                self.ask(
+                    asked.target,
+                    asked.tag,
+                    purpose=asked.purpose,
+                    in_stream=asked.in_stream,
+                    in_haste=True,
+                    failed=asked.failed,
+                    now=now,
+                )
 
     def stands_against(self, me: Standing, purpose: Purpose, peer: Peer) -> bool:
         """*peer* asks, too: tell whether our own Ask to it stands; if not, it yields."""
@@ -197,6 +222,10 @@ class Asking:
     def _repeat_ask(self, asked: _Asked, now: float) -> None:
         if not asked.yielded and not asked.verifying:
             self._use.post_every_way(asked.tag, asked.pending.message, now)
+
+    def _hurry(self, asked: _Asked, now: float) -> None:
+        if not asked.yielded and not asked.verifying:
+            self._use.send(asked.in_stream, asked.tag, asked.pending.message, now)
 
     def _ask_ran_out(self, ref: bytes, now: float) -> None:
         asked = self._asked.pop(ref)

@@ -231,6 +231,14 @@ class Egress:
             if covers(egresser.address):
                 egresser.asking = False
 
+    def ask_again(self, covers: Callable[[bytes], bool], now: float) -> None:
+        """A handshake was overtaken by a new grant: whoever waits for it asks anew, at once."""
+        for egresser in self._egressers.values():
+            if egresser.asking and covers(egresser.address):
+                egresser.asking = False
+                if egresser.waiting:
+                    self._find(egresser, now)
+
     def refused(self, covers: Callable[[bytes], bool], now: float) -> None:
         """A handshake ended without streams: whoever asked for it has failed."""
         for egresser in list(self._egressers.values()):

@@ -39,7 +39,10 @@ ASK_TETHER_S = 0.1
 
 
 class Exchange:
-    """All handshakes of a node: `asking` those that it began, `answering` those of others."""
+    """All handshakes of a node: `asking` those that it began, `answering` those of others.
+
+    *admits(done, now)* tells whether what ended a moment ago still counts: a handshake takes time.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Exchange:
         has_tether: Callable[[NodeId], bool],
         join_tether: Callable[[Peer, Tether, str], Callable[[float], None]],
         attempts: Attempts,
+        admits: Callable[[Established, float], bool],
         on_established: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
         knows: Callable[[bytes], bool],
@@ -81,6 +85,7 @@ class Exchange:
         )
         self._join_tether = join_tether
         self._attempts = attempts
+        self._admits = admits
         self._on_established = on_established
         self._knows = knows
         self._ask_tether = ask_tether
@@ -140,6 +145,11 @@ class Exchange:
         confirmed: Callable[[], None],
         now: float,
     ) -> None:
+        if not self._admits(done, now):
+            confirmed()
+            if tether is not None:
+                tether.close()
+            return
         self.asking.settled(done.purpose, done.peer)
         if tether is not None:
             self._connect(done, tether, remote, confirmed, now)

@@ -70,6 +70,9 @@ class Ingress:
         if stream is None:
             self._counters["frame_of_unknown_stream"] += 1
             return None
+        if now > stream.until:
+            self._counters["frame_after_its_keys_ended"] += 1
+            return None
         try:
             superframe = stream.open(frame, counter, self._plain)
         except WireError as error:

@@ -114,6 +114,7 @@ class Anchor:
             has_tether=lambda node: self.neighbours.get(node) is not None,
             join_tether=self.neighbours.join,
             attempts=self._attempts,
+            admits=self._admits,
             on_established=self._established,
             on_opened_again=self._opened_again,
             knows=self._knows,
@@ -161,7 +162,7 @@ class Anchor:
             ask=self._ask_address,
             want=self._want,
             on_sent=self._sent,
-            on_spent=lambda session, now: self.sessions.close(session, "key spent", now),
+            on_spent=self._spent,
             path_mtu=path_mtu,
             icmp=self.icmp,
         )
@@ -234,7 +235,7 @@ class Anchor:
             routing=self.routing,
             neighbours=self.neighbours,
             idle=idle,
-            rekey=self._ask_in_stream,
+            ask=self._ask_in_stream,
         )
         self._serve(standing.grant)
         self.timers.at(now + idle.housekeeping_s, self._keep_house)
@@ -271,7 +272,7 @@ class Anchor:
             self.exchange.received(kind, tag, sender, body, now)
 
     def renew(self, standing: Standing, *, now: float) -> bool:
-        """Take on a new grant: sessions whose common teams are not all still ours are closed.
+        """Take on a new grant, with which sessions of teams that are not ours any more end.
 
         False if a newer one was pushed while the login was under way: log in again.
         """
@@ -292,7 +293,8 @@ class Anchor:
     def _granted(self, now: float) -> None:
         self._serve(self.standing.grant)
         self.egress.retry()
-        self.sessions.check_teams(now)
+        self.exchange.asking.teams_changed(self.sessions.are_ours, now)
+        self.sessions.teams_changed(now)
 
     def _serve(self, grant: Grant) -> None:
         interfaces = grant.certificate.addresses
@@ -396,12 +398,15 @@ class Anchor:
             now=now,
         )
 
-    def _ask_in_stream(self, session: Session, now: float) -> None:
-        self.exchange.asking.ask(
-            Target(TargetKind.NODE, session.node_id),
+    def _ask_in_stream(self, session: Session, *, in_haste: bool, now: float) -> bool:
+        target = Target(TargetKind.NODE, session.node_id)
+        return self.exchange.asking.is_asking(Purpose.STREAM, target) or self.exchange.asking.ask(
+            target,
             session.tag,
             purpose=Purpose.STREAM,
-            in_stream=True,
+            # An unconfirmed peer may not have the keys of the stream.
+            in_stream=session.confirmed,
+            in_haste=in_haste,
             failed=lambda _: None,
             now=now,
         )
@@ -428,12 +433,18 @@ class Anchor:
     def _session_of(self, node: NodeId) -> Session | None:
         return self.sessions.get(node)
 
+    def _admits(self, done: Established, now: float) -> bool:
+        return self.sessions.admit(done, now)
+
     def _established(self, done: Established, now: float) -> None:
         self.neighbours.certified(done.peer)
         self.sessions.established(done, now)
 
     def _opened_again(self, node: NodeId, now: float) -> None:
         self.sessions.greet_again(node, now)
+
+    def _spent(self, session: Session, now: float) -> None:
+        self.sessions.spent(session, now)
 
     def _reachable(self, reach: Reach, now: float) -> None:
         self.sessions.reachable(reach, now)

@@ -1,6 +1,7 @@
 """Sessions: the pair of streams with each peer, from the end of a handshake to their own.
 
-    established ──► in use ──────────────────► closed: idle, no route, team changed, forged ...
+    established ──► in use ──► closed: idle, no route, forged ...
+        │             └─ new grant: a team has another key ──► rekey at once ──0.5 s──► closed
         └─ we asked, while another is in use:
            successor ──first frame──► in use    the one before: retired, opens frames for 10 s more
                └─12 s─► given up
@@ -10,8 +11,10 @@ A successor takes over once the peer has shown that it has the keys: make before
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from conflux.anchor.egress import Egress
 from conflux.anchor.handshake import Standing
@@ -39,17 +42,26 @@ SUPERSEDED_S = OPEN_DEADLINE_S
 REKEY_TURN_S = 10.0
 """How much later the greater NodeId begins to rekey, if the smaller one has not."""
 REKEY_RETRY_S = 10.0
+TEAM_GRACE_S = 0.5
+"""How long a session lives on under a team key that Guardian has replaced. Guardian looks for
+changes every 0.25 s: 0.25 s are left for its work and the way, and who was removed is cut off in
+less than 1 s. New keys take 2.5 round trips: if they are up to 0.18 s, nothing is lost."""
+ASK_AGAIN_S = 0.05
 AT_ONCE_S = 15.0
 """Two handshakes of one pair within this time: the one asked for later stands, at both ends."""
 UNCONFIRMED_S = 12.0
 """A session whose peer sent no frame for this long is closed: it did not get our Open."""
 
 
-class Sessions(Mapping[NodeId, Session]):
-    """Every session of a node; as a mapping, those in use, by the peer's NodeId.
+class Ask(Protocol):
+    """Begins a handshake with the session's peer, inside its stream, unless one is under way;
+    False if too many are."""
 
-    *rekey(session, now)* begins a handshake with the session's peer inside its stream.
-    """
+    def __call__(self, session: Session, *, in_haste: bool, now: float) -> bool: ...
+
+
+class Sessions(Mapping[NodeId, Session]):
+    """Every session of a node; as a mapping, those in use, by the peer's NodeId."""
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class Sessions(Mapping[NodeId, Session]):
         routing: Routing,
         neighbours: Neighbours,
         idle: IdleTimes,
-        rekey: Callable[[Session, float], None],
+        ask: Ask,
     ) -> None:
         self._standing = standing
         self._world = world
@@ -80,7 +92,7 @@ class Sessions(Mapping[NodeId, Session]):
         self._routing = routing
         self._neighbours = neighbours
         self._idle = idle
-        self._rekey = rekey
+        self._ask = ask
         self._in_use: dict[NodeId, Session] = {}
         self._by_tag: dict[bytes, Session] = {}
         self._successors: dict[NodeId, Session] = {}
@@ -104,18 +116,29 @@ class Sessions(Mapping[NodeId, Session]):
 
     # Opening
 
-    def established(self, done: Established, now: float) -> None:
-        """A handshake ended: open its session, unless it is out of date or loses to another."""
+    def admit(self, done: Established, now: float) -> bool:
+        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
         if done.purpose is Purpose.TETHER:
-            return
-        if not self._may_talk(done):
+            return True
+        if not self.are_ours(done.teams):
+            self._counters["team_changed_meanwhile"] += 1
+            self._egress.ask_again(done.peer.covers, now)
+            return False
+        if self._is_superseded(done.peer):
+            self._counters["peer_superseded"] += 1
             self._egress.refused(done.peer.covers, now)
+            return False
+        return True
+
+    def established(self, done: Established, now: float) -> None:
+        """An admitted handshake ended: open its session, unless it loses to another."""
+        if done.purpose is Purpose.TETHER:
             return
         session = self._open(done, now)
         if session.inbound is not None:
             self._ingress.add(session.inbound)
         former = self.get(session.node_id)
-        if former is not None and former.order > session.order and now - former.opened < AT_ONCE_S:
+        if former is not None and self._stands_against(former, session, now):
             self._retire(session, now)
             return
         if former is not None and done.asked and former.confirmed:
@@ -138,18 +161,18 @@ class Sessions(Mapping[NodeId, Session]):
             self._take_over(session, now)
         self._routing.ready(session.node_id, now=now)
 
-    def _may_talk(self, done: Established) -> bool:
-        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
-        if not self._are_ours(done.teams):
-            self._counters["team_changed_meanwhile"] += 1
-            return False
-        mine = done.peer.certificate
-        for session in self.values():
-            other = session.peer.certificate
-            if other.conflux_id == mine.conflux_id and other.serial > mine.serial:
-                self._counters["peer_superseded"] += 1
-                return False
-        return True
+    def _stands_against(self, former: Session, session: Session, now: float) -> bool:
+        """Tell whether *former* stays in use though a handshake made *session*, too."""
+        at_once = now - former.opened < AT_ONCE_S
+        return at_once and former.order > session.order and former.ends_at == math.inf
+
+    def _is_superseded(self, peer: Peer) -> bool:
+        """Tell whether there is a session with a later start of the same conflux."""
+        mine = peer.certificate
+        return any(
+            other.conflux_id == mine.conflux_id and other.serial > mine.serial
+            for other in (session.peer.certificate for session in self.values())
+        )
 
     def _open(self, done: Established, now: float) -> Session:
         ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
@@ -218,10 +241,9 @@ class Sessions(Mapping[NodeId, Session]):
 
     def rekey(self, session: Session, now: float) -> None:
         """Begin a new handshake inside the stream; what is idle is left to dissolve."""
-        idle_s = now - max(session.last_sent, session.last_received)
-        if session.closed or idle_s > self._idle.stream_s or self._is_rekeying(session):
+        if session.closed or self._is_idle(session, now) or self._is_rekeying(session):
             return
-        self._rekey(session, now)
+        self._ask(session, in_haste=False, now=now)
         self._timers.at(now + REKEY_RETRY_S, lambda now: self.rekey(session, now))
 
     def _rekey_at(self, session: Session, now: float) -> float:
@@ -233,20 +255,69 @@ class Sessions(Mapping[NodeId, Session]):
             wait_s = min(wait_s, max(due_from(certificate) - wall, due_again_s(certificate)))
         return now + wait_s + (0 if me.node_id < session.node_id else min(REKEY_TURN_S, wait_s / 4))
 
+    def _is_idle(self, session: Session, now: float) -> bool:
+        return now - max(session.last_sent, session.last_received) > self._idle.stream_s
+
     def _is_rekeying(self, session: Session) -> bool:
         return session.node_id in self._successors
 
-    def check_teams(self, now: float) -> None:
-        """There is a new grant: close sessions whose common teams are not all still ours."""
-        for session in self.all():
-            if not self._are_ours(session.teams):
-                self.close(session, "team changed", now)
+    # Teams
 
-    def _are_ours(self, teams: Sequence[TeamKey]) -> bool:
+    def teams_changed(self, now: float) -> None:
+        """There is a new grant: what hangs on a team key that is not ours any more ends.
+
+        At once if none of its teams is ours any more; else after TEAM_GRACE_S, in which new keys
+        are made with what is still common. Replaced sessions that still open frames end, too.
+        """
+        ours = {team.team_id for team in self._standing().grant.teams}
+        for session in [stream.session for stream in self._ingress.streams]:
+            if self.are_ours(session.teams):
+                continue
+            if ours.isdisjoint(team.team_id for team in session.teams):
+                self._outdate(session, now)
+                continue
+            session.end_at(now + TEAM_GRACE_S)
+            self._outdate_after(session, TEAM_GRACE_S, now)
+            if self.get(session.node_id) is session:
+                self._rekey_in_haste(session, now)
+
+    def are_ours(self, teams: Sequence[TeamKey]) -> bool:
+        """Tell whether all of *teams* are ours, with these keys."""
         ours = {(team.team_id, team.key) for team in self._standing().grant.teams}
         return all((team.team_id, team.key) in ours for team in teams)
 
+    def _rekey_in_haste(self, session: Session, now: float) -> None:
+        if session.closed or self._is_idle(session, now):
+            return
+        if not self._ask(session, in_haste=True, now=now):
+            self._timers.at(now + ASK_AGAIN_S, lambda now: self._rekey_in_haste(session, now))
+
+    def _outdate_after(self, session: Session, wait_s: float, now: float) -> None:
+        self._timers.at(now + wait_s, lambda now: self._outdate(session, now))
+
+    def _outdate(self, session: Session, now: float) -> None:
+        """The grace of *session* is over, whether it is in use or not."""
+        node, successor = session.node_id, self._successors.get(session.node_id)
+        if session is successor:
+            self._give_up_successor(node)
+        elif session.closed:
+            self._forget_streams(session)
+        elif successor is None or successor.ends_at != math.inf:
+            self.close(session, "team changed", now)
+        else:
+            # Not confirmed yet: without a direct route packets wait, as at first contact.
+            del self._successors[node]
+            self._routing.release(node)
+            self._take_over(successor, now)
+
     # Closing
+
+    def spent(self, session: Session, now: float) -> None:
+        """*session* refused to seal: its keys are used up, or its time is over."""
+        if now > session.ends_at:
+            self._outdate(session, now)
+        else:
+            self.close(session, "key spent", now)
 
     def close(self, session: Session, reason: str, now: float) -> None:
         """End *session*, and the successor that it may have. Twice is fine."""
@@ -279,7 +350,8 @@ class Sessions(Mapping[NodeId, Session]):
         """A new session took over: the old inbound stream stays for what is on its way."""
         former.closed = True
         self._packet_auth.finish(former, now)
-        self._timers.at(now + SUPERSEDED_S, lambda _: self._forget_streams(former))
+        until = min(now + SUPERSEDED_S, former.ends_at)
+        self._timers.at(until, lambda _: self._forget_streams(former))
 
     def _give_up_successor(self, node: NodeId) -> None:
         successor = self._successors.pop(node, None)

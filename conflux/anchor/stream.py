@@ -8,6 +8,7 @@ A Session is the pair that one handshake keyed: our stream to a peer and the pee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -59,6 +60,10 @@ class OutStream:
         self.witness: Witness | None = None
         """Has frames with packets signed, if the session's level asks for it."""
 
+    def end_at(self, when: float) -> None:
+        """Seal nothing after *when*."""
+        self._until = min(self._until, when)
+
     @property
     def counter(self) -> int:
         """The counter of the frame sealed last; 0 before the first."""
@@ -89,7 +94,16 @@ class OutStream:
 class InStream:
     """Opens frames into a buffer that all streams of a node share."""
 
-    __slots__ = ("_decrypt_into", "_iv", "guard", "replay", "session", "stream_id", "tally")
+    __slots__ = (
+        "_decrypt_into",
+        "_iv",
+        "guard",
+        "replay",
+        "session",
+        "stream_id",
+        "tally",
+        "until",
+    )
 
     def __init__(self, keys: StreamKeys, session: Session) -> None:
         self.stream_id = keys.stream_id
@@ -98,6 +112,8 @@ class InStream:
         self.guard: Guard | None = None
         """Checks frames against what the sender signed, if the session's level asks for it."""
         self.tally = Tally()
+        self.until = math.inf
+        """Nothing is opened after this time: a timer that is late lets nothing through."""
         self._decrypt_into = AESGCM(keys.key).decrypt_into
         self._iv = int.from_bytes(keys.iv, "big")
 
@@ -149,6 +165,16 @@ class Session:
     owes_greeting: bool = False
     """Whether the peer still waits for our first frame, and we for a route."""
     closed: bool = False
+
+    ends_at: float = math.inf
+    """Set once a team of it has ended: when both streams end, whatever their age."""
+
+    def end_at(self, when: float) -> None:
+        """Neither stream carries anything after *when*."""
+        self.ends_at = min(self.ends_at, when)
+        self.out.end_at(when)
+        if self.inbound is not None:
+            self.inbound.until = min(self.inbound.until, when)
 
     @property
     def node_id(self) -> NodeId:
