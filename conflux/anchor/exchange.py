@@ -177,7 +177,10 @@ class Exchange:
 
         def connected(up: bool, now: float) -> None:
             self._attempts.ended(node, up=up, now=now)
-            if up:
+            if up and done.peer.certificate.serial in self._use.standing().revoked:
+                tether.close()
+                self._use.counters["peer_revoked"] += 1
+            elif up:
                 # The tether's secret came out of the handshake: the peer has seen our Open.
                 confirmed()
                 self._kinds.worked(node, kind)

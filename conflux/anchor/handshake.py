@@ -20,11 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from conflux.anchor import affinity
 from conflux.anchor.identity import CLOCK_SKEW_S, GuardianKey, Identity, Peer
-from conflux.anchor.seal import Entropy, HybridKey, hkdf_expand, hkdf_extract, seal
+from conflux.anchor.seal import (
+    PLANE_NONCE,
+    Entropy,
+    HybridKey,
+    hkdf_expand,
+    hkdf_extract,
+    plane_aead,
+    seal,
+)
 from conflux.api import CryptoDriver, NodeId, WireError
 from conflux.wire.control import (
     HASH_BYTES,
@@ -55,18 +62,21 @@ _ANSWER_INFO = b"VeilNet/1 answer seal"
 _OPEN_INFO = b"VeilNet/1 open seal"
 _ANSWER_CONTEXT = b"VeilNet/1 answer"
 _OPEN_CONTEXT = b"VeilNet/1 open"
-_NONCE = bytes(12)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a node is and holds right now. Replaced as a whole when Guardian sends a new grant."""
+    """What a node is and holds right now. Replaced as a whole when Guardian says something new.
+
+    `revoked` are serials of certificates that count no more.
+    """
 
     crypto: CryptoDriver
     entropy: Entropy
     identity: Identity
     guardian: GuardianKey
     grant: Grant
+    revoked: frozenset[int] = frozenset()
 
     @property
     def node_id(self) -> NodeId:
@@ -74,6 +84,8 @@ class Standing:
 
     def verify(self, peer: Ask | Answer, wall: float) -> Peer:
         """Check the certificate that *peer* shows. Raises WireError."""
+        if peer.certificate.serial in self.revoked:
+            raise WireError("certificate was revoked")
         plane_id = self.grant.certificate.plane_id
         return self.guardian.verify_certificate(peer.certificate, plane_id=plane_id, wall=wall)
 
@@ -192,7 +204,7 @@ def make_ask(
     ask = replace(bare, team_tags=tags)
     salt = me.entropy(KEY_BYTES)
     head = envelope(Kind.ASK, salt)
-    body = _plane_aead(me.grant.plane_key, salt).encrypt(_NONCE, ask.encode(), head)
+    body = plane_aead(me.grant.plane_key, salt, _ASK_INFO).encrypt(PLANE_NONCE, ask.encode(), head)
     return PendingAsk(ask, key, teams, head + body)
 
 
@@ -204,8 +216,8 @@ def open_ask(me: Standing, body: bytes, *, wall: float) -> ReceivedAsk:
     """
     head = envelope(Kind.ASK, body[:KEY_BYTES])
     try:
-        plain = _plane_aead(me.grant.plane_key, body[:KEY_BYTES]).decrypt(
-            _NONCE, body[KEY_BYTES:], head
+        plain = plane_aead(me.grant.plane_key, body[:KEY_BYTES], _ASK_INFO).decrypt(
+            PLANE_NONCE, body[KEY_BYTES:], head
         )
     except InvalidTag:
         raise WireError("Ask does not open under the plane key") from None
@@ -323,11 +335,6 @@ def open_open(me: Standing, pending: PendingAnswer, body: bytes) -> tuple[Open, 
     if not me.crypto.verify(public, signed, opening.signature, _OPEN_CONTEXT):
         raise WireError("Open with a false signature")
     return opening, _derive(pending.received.teams, pending.answer, opening)
-
-
-def _plane_aead(plane_key: bytes, salt: bytes) -> AESGCM:
-    # A fresh random salt makes a fresh key, so the constant nonce is used once under each.
-    return AESGCM(hkdf_expand(hkdf_extract(salt, plane_key), _ASK_INFO, KEY_BYTES))
 
 
 def _check_target(me: Standing, ask: Ask) -> None:

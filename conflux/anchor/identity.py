@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
-from conflux.anchor.seal import Entropy, HybridKey, seal
+from cryptography.exceptions import InvalidTag
+
+from conflux.anchor.seal import PLANE_NONCE, Entropy, HybridKey, plane_aead, seal
 from conflux.api import SIGN_PUBLIC_BYTES, SIGNATURE_BYTES, CryptoDriver, NodeId, Signer, WireError
 from conflux.wire.codec import Reader, Writer
-from conflux.wire.credentials import Certificate, Grant, LoginRequest
+from conflux.wire.control import Kind, envelope
+from conflux.wire.credentials import (
+    KEY_BYTES,
+    Certificate,
+    Grant,
+    LoginRequest,
+    Revocations,
+    Revoked,
+)
 
 CERTIFICATE_CONTEXT = b"VeilNet/1 certificate"
 LOGIN_CONTEXT = b"VeilNet/1 login"
 GRANT_CONTEXT = b"VeilNet/1 grant"
 GRANT_INFO = b"VeilNet/1 grant seal"
+
+REVOCATIONS_CONTEXT = b"VeilNet/1 revocations"
+REVOCATIONS_INFO = b"VeilNet/1 revocations"
 
 PUSH_BINDING = bytes(32)
 """Binds a grant that answers no login: one that Guardian sends on its own."""
@@ -111,6 +125,42 @@ class GuardianKey:
         if not good:
             raise WireError("certificate was not signed by Guardian")
         return Peer(node_id(certificate.sign_public), certificate)
+
+    def open_revocations(self, body: bytes, *, plane_id: bytes, plane_key: bytes) -> Revocations:
+        """Open what `seal_revocations` made. Raises WireError if a byte of it is wrong."""
+        salt = body[:KEY_BYTES]
+        head = envelope(Kind.REVOCATIONS, salt)
+        try:
+            plain = plane_aead(plane_key, salt, REVOCATIONS_INFO).decrypt(
+                PLANE_NONCE, body[KEY_BYTES:], head
+            )
+        except InvalidTag:
+            raise WireError("revocations do not open under the plane key") from None
+        revocations = Revocations.decode(plain)
+        if not hmac.compare_digest(revocations.plane_id, plane_id):
+            raise WireError("revocations of another plane")
+        signature = revocations.signature
+        if not self._crypto.verify(self.public, revocations.body(), signature, REVOCATIONS_CONTEXT):
+            raise WireError("revocations were not signed by Guardian")
+        return revocations
+
+
+def seal_revocations(
+    guardian: Signer,
+    revoked: Sequence[Revoked],
+    *,
+    plane_id: bytes,
+    plane_key: bytes,
+    entropy: Entropy,
+) -> bytes:
+    """Guardian's side: the body of a message that every node of the plane can open and check."""
+    bare = Revocations(plane_id=plane_id, revoked=revoked)
+    signed = replace(bare, signature=guardian.sign(bare.body(), REVOCATIONS_CONTEXT))
+    salt = entropy(KEY_BYTES)
+    sealed = plane_aead(plane_key, salt, REVOCATIONS_INFO).encrypt(
+        PLANE_NONCE, signed.encode(), envelope(Kind.REVOCATIONS, salt)
+    )
+    return salt + sealed
 
 
 def login_binding(request: bytes) -> bytes:

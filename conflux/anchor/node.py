@@ -261,10 +261,13 @@ class Anchor:
         except WireError:
             self.counters["control_malformed"] += 1
             return
-        if kind is Kind.GRANT and sender == GUARDIAN_HANDLE and tag is not None:
+        from_guardian = sender == GUARDIAN_HANDLE and tag is not None
+        if kind is Kind.GRANT and from_guardian:
             self.grants.pushed(body)
-        elif kind in (Kind.GRANT, Kind.GOODBYE):
-            # A grant from anybody but Guardian; a goodbye from outside the stream that it ends.
+        elif kind is Kind.REVOCATIONS and from_guardian:
+            self.grants.pushed_revocations(body)
+        elif kind in (Kind.GRANT, Kind.REVOCATIONS, Kind.GOODBYE):
+            # From anybody but Guardian; a goodbye from outside the stream that it ends.
             self.counters["control_malformed"] += 1
         elif kind is Kind.REPORT:
             self.counters["report_outside_a_stream"] += 1
@@ -295,6 +298,10 @@ class Anchor:
         self.egress.retry()
         self.exchange.asking.teams_changed(self.sessions.are_ours, now)
         self.sessions.teams_changed(now)
+        self.sessions.drop_revoked(now)
+        for neighbour in self.neighbours.all():
+            if neighbour.peer.certificate.serial in self.standing.revoked:
+                self.neighbours.drop(neighbour, "revoked", now=now)
 
     def _serve(self, grant: Grant) -> None:
         interfaces = grant.certificate.addresses

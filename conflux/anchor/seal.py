@@ -26,6 +26,8 @@ Entropy = Callable[[int], bytes]
 ENCAPSULATED_BYTES = KEM_CIPHERTEXT_BYTES + 32
 SEAL_OVERHEAD_BYTES = ENCAPSULATED_BYTES + 16
 
+PLANE_NONCE = bytes(12)
+
 _XWING_LABEL = b"\\.//^\\"
 _HPKE_SUITE = b"HPKE\x64\x7a\x00\x01\x00\x02"
 
@@ -95,6 +97,12 @@ def seal(
     shared, encapsulated = encapsulate(crypto, public, entropy)
     key, nonce = _key_schedule(shared, info)
     return encapsulated + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def plane_aead(plane_key: bytes, salt: bytes, info: bytes) -> AESGCM:
+    """What all of a plane can open. A fresh random *salt* makes a fresh key, so PLANE_NONCE is used
+    once under each."""
+    return AESGCM(hkdf_expand(hkdf_extract(salt, plane_key), info, 32))
 
 
 def hkdf_extract(salt: bytes, ikm: bytes) -> bytes:

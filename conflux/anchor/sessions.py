@@ -117,7 +117,11 @@ class Sessions(Mapping[NodeId, Session]):
     # Opening
 
     def admit(self, done: Established, now: float) -> bool:
-        """A handshake takes time: tell whether its teams are still ours, its peer the latest."""
+        """A handshake takes time: tell whether its peer still counts, and its teams are ours."""
+        if done.peer.certificate.serial in self._standing().revoked:
+            self._counters["peer_revoked"] += 1
+            self._egress.refused(done.peer.covers, now)
+            return False
         if done.purpose is Purpose.TETHER:
             return True
         if not self.are_ours(done.teams):
@@ -285,6 +289,16 @@ class Sessions(Mapping[NodeId, Session]):
         """Tell whether all of *teams* are ours, with these keys."""
         ours = {(team.team_id, team.key) for team in self._standing().grant.teams}
         return all((team.team_id, team.key) in ours for team in teams)
+
+    def drop_revoked(self, now: float) -> None:
+        """Close every session whose peer's certificate counts no more, replaced ones included."""
+        revoked = self._standing().revoked
+        for session in [stream.session for stream in self._ingress.streams]:
+            if session.peer.certificate.serial not in revoked:
+                continue
+            self._forget_streams(session)
+            if self.get(session.node_id) is session:
+                self.close(session, "revoked", now)
 
     def _rekey_in_haste(self, session: Session, now: float) -> None:
         if session.closed or self._is_idle(session, now):

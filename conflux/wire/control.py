@@ -43,6 +43,8 @@ class Kind(enum.IntEnum):
     """Inside a stream only, without a body: the sender stops and forgets its keys."""
     REPORT = 6
     """Inside a stream only: what has arrived."""
+    REVOCATIONS = 7
+    """From Guardian only: certificates that count no more."""
 
 
 class Purpose(enum.IntEnum):

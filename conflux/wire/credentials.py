@@ -1,4 +1,4 @@
-"""What Guardian signs: certificates and grants; and the login request that a node signs.
+"""What Guardian signs: certificates, grants, revocations; and the login request of a node.
 
 Layouts: docs/protocol/login.md. Only bytes here; keys and signatures are anchor/identity's.
 """
@@ -15,6 +15,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
+from itertools import pairwise
 
 from conflux.api import (
     SIGN_PUBLIC_BYTES,
@@ -32,6 +33,9 @@ ID_BYTES = 16
 KEY_BYTES = 32
 HYBRID_PUBLIC_BYTES = 1_216
 """X-Wing: ML-KEM-768 (1,184) and X25519 (32)."""
+
+MAX_REVOKED = 800
+"""In one message of revocations: it stays within 16 KiB."""
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -108,12 +112,53 @@ class TeamKey:
         return f"TeamKey(name={self.name!r}, epoch={self.epoch})"
 
 
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A certificate that counts no more, and when it ends by itself, in Unix seconds."""
+
+    serial: int
+    not_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocations:
+    """Certificates of a plane that Guardian took back, by ascending serial.
+
+    They add up: a message takes nothing back, so their order and their repeats do not matter.
+    `signature` is Guardian's, over `body`.
+    """
+
+    plane_id: bytes
+    revoked: Sequence[Revoked]
+    signature: bytes = b""
+
+    def body(self) -> bytes:
+        out = Writer().u8(VERSION).raw(self.plane_id, ID_BYTES)
+        return _write_revoked(out, self.revoked).done()
+
+    def encode(self) -> bytes:
+        return Writer().raw(self.body()).raw(self.signature, SIGNATURE_BYTES).done()
+
+    @classmethod
+    def decode(cls, data: Buffer) -> Revocations:
+        take = Reader(data)
+        _version(take)
+        revocations = cls(
+            plane_id=take.raw(ID_BYTES),
+            revoked=_read_revoked(take, at_most=MAX_REVOKED),
+            signature=take.raw(SIGNATURE_BYTES),
+        )
+        take.end()
+        return revocations
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """All that Guardian gives a node: in the answer to a login, and again when it changes.
 
     `revision` only grows within a session; a grant with an older one is stale. `time_ms` is
-    Guardian's clock, Unix milliseconds. `networks` are portal networks in reach.
+    Guardian's clock, Unix milliseconds. `networks` are portal networks in reach. `revoked` are the
+    plane's revoked certificates: all of them in the answer to a login, none later.
     """
 
     revision: int
@@ -125,6 +170,7 @@ class Grant:
     control: ControlCredentials
     ice_servers: Sequence[IceServer] = ()
     networks: Sequence[Network] = ()
+    revoked: Sequence[Revoked] = ()
 
     def __repr__(self) -> str:
         return f"Grant(revision={self.revision}, teams={list(self.teams)!r})"
@@ -144,7 +190,7 @@ class Grant:
         out.u16(len(self.networks))
         for network in self.networks:
             out.vec8(network.network_address.packed).u8(network.prefixlen)
-        return out.done()
+        return _write_revoked(out, self.revoked).done()
 
     @classmethod
     def decode(cls, data: Buffer) -> Grant:
@@ -163,6 +209,7 @@ class Grant:
                 for _ in range(take.u8())
             ),
             networks=tuple(_network(take) for _ in range(take.u16())),
+            revoked=_read_revoked(take),
         )
         take.end()
         return grant
@@ -230,6 +277,23 @@ def _read_control(take: Reader) -> ControlCredentials:
         seed=take.text8(),
         ca_pem=take.text16(),
     )
+
+
+def _write_revoked(out: Writer, revoked: Sequence[Revoked]) -> Writer:
+    out.u16(len(revoked))
+    for entry in revoked:
+        out.u64(entry.serial).u64(entry.not_after)
+    return out
+
+
+def _read_revoked(take: Reader, *, at_most: int = 0xFFFF) -> tuple[Revoked, ...]:
+    count = take.u16()
+    if count > at_most:
+        raise WireError("list too long")
+    revoked = tuple(Revoked(take.u64(), take.u64()) for _ in range(count))
+    if any(one.serial >= other.serial for one, other in pairwise(revoked)):
+        raise WireError("serials do not ascend")
+    return revoked
 
 
 def _version(take: Reader) -> None:

@@ -10,6 +10,7 @@ from fuzz_world import KIND, PLANE
 
 from conflux.anchor import handshake
 from conflux.wire.control import AuthLevel, Description, Open, Purpose, Target, TargetKind
+from conflux.wire.credentials import Revocations, Revoked
 
 _ASKED = handshake.make_ask(
     PLANE.friend.standing,
@@ -36,6 +37,9 @@ _OPENED = Open(
 _LOGIN = PLANE.me.standing.identity.login_request(
     "token", time_ms=1_800_000_000_000, entropy=PLANE.entropy
 )
+_REVOKED = Revocations(
+    plane_id=bytes(16), revoked=[Revoked(1, 2), Revoked(3, 4)], signature=bytes(3_309)
+)
 
 GENUINE: Mapping[str, bytes] = MappingProxyType(
     {
@@ -45,6 +49,7 @@ GENUINE: Mapping[str, bytes] = MappingProxyType(
         "certificate": PLANE.me.standing.grant.certificate.encode(),
         "grant": PLANE.me.standing.grant.encode(),
         "login": _LOGIN.encode(),
+        "revocations": _REVOKED.encode(),
     }
 )
 

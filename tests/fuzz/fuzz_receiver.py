@@ -38,13 +38,15 @@ from conflux.anchor.identity import (
     GRANT_CONTEXT,
     GRANT_INFO,
     PUSH_BINDING,
+    REVOCATIONS_CONTEXT,
+    REVOCATIONS_INFO,
     address_tag,
     sign_certificate,
 )
 from conflux.anchor.merkle import Tree
 from conflux.anchor.node import Anchor
 from conflux.anchor.notary import CONTEXT, digest_of, digests_hash
-from conflux.anchor.seal import hkdf_expand, hkdf_extract, seal
+from conflux.anchor.seal import PLANE_NONCE, hkdf_expand, hkdf_extract, plane_aead, seal
 from conflux.anchor.step import Established
 from conflux.anchor.stream import OutStream
 from conflux.api import Layout, NodeId, Signer, WireError
@@ -65,6 +67,7 @@ from conflux.wire.control import (
     Purpose,
     envelope,
 )
+from conflux.wire.credentials import Revocations, Revoked
 from conflux.wire.frame import IN_STREAM, OUTER, SIZE
 from conflux.wire.report import Report
 
@@ -402,6 +405,27 @@ class Receiver:
         grant_message = envelope(Kind.GRANT, sealed)
         self.anchor.take_control(self.handle, HANDLE, grant_message, now=self.world.clock)
 
+    def revokes(self, payload: bytes) -> None:
+        """First byte: which parties' serials are in it. The rest patches what Guardian signs."""
+        guardian, which = self._signer(PLANE.guardian._signer), (payload or b"\0")[0]
+        parties = (self.friend, self.stranger, self.relay, PLANE.me)
+        certificates = [party.standing.grant.certificate for party in parties]
+        revoked = sorted(
+            (certificate.serial, certificate.not_after)
+            for number, certificate in enumerate(certificates)
+            if which >> number & 1
+        )
+        bare = Revocations(
+            plane_id=certificates[0].plane_id, revoked=[Revoked(*entry) for entry in revoked]
+        )
+        body = patched(bare.body(), payload[1:])
+        salt = self.entropy(32)
+        head = envelope(Kind.REVOCATIONS, salt)
+        aead = plane_aead(self.me.grant.plane_key, salt, REVOCATIONS_INFO)
+        plain = body + guardian.sign(body, REVOCATIONS_CONTEXT)
+        message = head + aead.encrypt(PLANE_NONCE, plain, head)
+        self.anchor.take_control(self.handle, HANDLE, message, now=self.world.clock)
+
     def _published(self, kind: Kind) -> bytes | None:
         for _, message in reversed(self.world.published):
             if message[1] == kind:
@@ -453,6 +477,7 @@ HANDSHAKES: tuple[Operation, ...] = (
     Receiver.relay_floods,
     Receiver.friend_tells,
     *_SEEKS,
+    Receiver.revokes,
 )
 SIGNED: tuple[Operation, ...] = (
     Receiver.superframe_direct,

@@ -28,7 +28,7 @@ from conflux.wire.control import (
     envelope,
     read_envelope,
 )
-from conflux.wire.credentials import Certificate, Grant, LoginRequest
+from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations
 from conflux.wire.frame import OUTER, MessageType, probe, read_outer, read_probe, records
 from conflux.wire.report import Report
 
@@ -207,6 +207,7 @@ TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
         "certificate": codec("certificate", Certificate.decode),
         "grant": codec("grant", Grant.decode),
         "login": codec("login", LoginRequest.decode),
+        "revocations": codec("revocations", Revocations.decode),
         "second": Fuzzed(agree),
         "webrtc": Fuzzed(fuzz_plugins.webrtc),
         "sctp_data": Fuzzed(fuzz_plugins.sctp_data, 512),

@@ -44,7 +44,7 @@ from conflux_tether_webrtc.description import (  # noqa: E402
 )
 
 Seed = tuple[str, bytes]
-CODECS = ("ask", "answer", "open", "certificate", "grant", "login")
+CODECS = ("ask", "answer", "open", "certificate", "grant", "login", "revocations")
 LONGEST_CONTROL_SEED = 4_096
 
 
@@ -274,6 +274,8 @@ def programs() -> Iterator[Seed]:
         ask = shake("packet_to_stranger", b"hi") + shake("answers", who)
         yield "handshake", ask + shake("time_passes", b"\x30") + shake("packet_to_stranger", b"2")
     yield "handshake", shake("grants") + shake("grants", b"\x01\x00\x03\x05")
+    revoked = shake("packet_to_friend", b"hi") + shake("revokes", b"\x01")
+    yield "handshake", revoked + shake("packet_to_friend", b"hi") + shake("revokes", b"\x0e\x00")
 
 
 def of_signed() -> Iterator[Seed]:

@@ -96,6 +96,14 @@ def test_unpatched_grant_is_taken_on(receiver):
     assert done.anchor.standing.grant.revision == receiver.PLANE.me.standing.grant.revision + 1
 
 
+def test_unpatched_revocation_ends_streams_and_tethers_of_the_friend(receiver):
+    node = receiver.Receiver
+    frame = superframe(receiver, receiver.FRIEND, receiver.ME)
+    done, _, delivered = run(receiver, (node.revokes, b"\x01"), (node.superframe_direct, frame))
+    assert delivered == []
+    assert done.anchor.counters["neighbour_down: revoked"] == 1
+
+
 def test_same_program_does_the_same_twice(receiver, folder):
     for path in sorted((folder / "corpus" / "handshake").iterdir()):
         runs = []

@@ -30,6 +30,8 @@ from conflux.wire.credentials import (
     Interface,
     LoginRequest,
     Network,
+    Revocations,
+    Revoked,
     TeamKey,
 )
 
@@ -80,6 +82,9 @@ certificates = st.builds(
     not_after=u64,
     signature=exactly(SIGNATURE_BYTES),
 )
+revoked = st.dictionaries(u64, u64, max_size=4).map(
+    lambda ends: tuple(Revoked(serial, ends[serial]) for serial in sorted(ends))
+)
 grants = st.builds(
     Grant,
     revision=u64,
@@ -101,6 +106,10 @@ grants = st.builds(
     ),
     ice_servers=several(st.builds(IceServer, url=texts, username=texts, credential=texts)),
     networks=several(networks),
+    revoked=revoked,
+)
+revocations = st.builds(
+    Revocations, plane_id=ids, revoked=revoked, signature=exactly(SIGNATURE_BYTES)
 )
 logins = st.builds(
     LoginRequest,
@@ -112,11 +121,12 @@ logins = st.builds(
     signature=exactly(SIGNATURE_BYTES),
 )
 
-Message = Certificate | Grant | LoginRequest
+Message = Certificate | Grant | LoginRequest | Revocations
 KINDS: list[Any] = [
     pytest.param(Certificate, certificates, id="certificate"),
     pytest.param(Grant, grants, id="grant"),
     pytest.param(LoginRequest, logins, id="login"),
+    pytest.param(Revocations, revocations, id="revocations"),
 ]
 every_kind = pytest.mark.parametrize(("kind", "values"), KINDS)
 

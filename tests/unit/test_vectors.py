@@ -25,7 +25,7 @@ from conflux.wire import checkpoint, inband
 from conflux.wire.checkpoint import AuthKind
 from conflux.wire.codec import Reader
 from conflux.wire.control import Answer, Ask, Open, read_envelope
-from conflux.wire.credentials import Certificate, Grant, LoginRequest, _network
+from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations, _network
 from conflux.wire.features import mtu_of
 from conflux.wire.frame import INNER, OUTER, read_outer, read_probe, records
 from conflux.wire.report import Report
@@ -73,6 +73,17 @@ def test_code_reads_grant_and_login_request():
     grant, login = CREDENTIALS["grant"], CREDENTIALS["login"]
     assert make_values.grant_values(Grant.decode(unhex(grant["bytes"]))) == grant["values"]
     assert make_values.login_values(LoginRequest.decode(unhex(login["bytes"]))) == login["values"]
+
+
+def test_code_opens_revocations_and_reads_what_is_in_them():
+    case, f = VECTORS["revocations"], make.Fixture()
+    opened = f.a.guardian.open_revocations(
+        unhex(case["message"])[2:],
+        plane_id=unhex(case["values"]["plane_id"]),
+        plane_key=unhex(case["plane_key"]),
+    )
+    assert opened == Revocations.decode(unhex(case["bytes"]))
+    assert make.revocations_values(opened) == case["values"]
 
 
 @pytest.mark.parametrize("case", VECTORS["inband"], ids=by_comment)
@@ -170,6 +181,7 @@ def test_code_refuses_each_bad_message():
         "network": lambda data: _network(Reader(data)),
         "inband": inband.decode,
         "envelope": read_envelope,
+        "revocations": Revocations.decode,
         "outer": lambda data: read_outer(memoryview(data)),
         "probe": lambda data: (read_outer(memoryview(data)), read_probe(memoryview(data))),
         "superframe": lambda data: list(records(memoryview(data))),
@@ -245,6 +257,15 @@ def test_second_decoder_opens_sealed_grant_and_finds_what_guardian_signed():
     assert grant.hex() == CREDENTIALS["grant"]["bytes"]
     signed = binding + second.sha256(public) + grant
     assert second.sha256(signed).hex() == case["signed_sha256"]
+
+
+def test_second_decoder_opens_revocations_and_finds_what_guardian_signed():
+    case = VECTORS["revocations"]
+    kind, _ = second.envelope(unhex(case["message"]))
+    plain = second.open_revocations(unhex(case["plane_key"]), unhex(case["message"]))
+    assert (kind, plain.hex()) == (7, case["bytes"])
+    assert second.revocations(plain) == case["values"]
+    assert second.sha256(second.before_signature(plain)).hex() == case["signed_sha256"]
 
 
 def unsealing(case: dict[str, Any]) -> dict[str, bytes]:
@@ -447,6 +468,7 @@ def test_second_decoder_refuses_each_bad_message():
         "network": lambda data: second.whole(data, lambda fields: fields.network()),
         "inband": second.inband,
         "envelope": second.envelope,
+        "revocations": second.revocations,
         "outer": second.outer,
         "probe": second.probe,
         "superframe": second.superframe,

@@ -31,6 +31,7 @@ from make_values import (
     inband_values,
     login_values,
     open_values,
+    revocations_values,
 )
 
 from conflux.anchor import handshake, identity
@@ -54,7 +55,7 @@ from conflux.wire.control import (
     TargetKind,
     envelope,
 )
-from conflux.wire.credentials import TeamKey
+from conflux.wire.credentials import Revocations, Revoked, TeamKey
 from conflux.wire.frame import HEADER_BYTES, IN_STREAM, OUTER, SIZE, MessageType, probe
 
 FILE = Path(__file__).with_name("suite1.json")
@@ -219,6 +220,7 @@ def credentials(f: Fixture) -> Values:
         control=replace(f.a.grant.control, jwt="a.b.c", seed="SU", ca_pem="-----BEGIN"),
         ice_servers=[IceServer(url="turn:192.0.2.9:3478", username="u", credential="ü")],
         networks=[ip_network("198.51.100.0/24")],
+        revoked=[Revoked(3, WALL + 60), Revoked(2**40, WALL + 86_400)],
     )
     request = f.a.identity.login_request(TOKEN, time_ms=WALL * 1000, entropy=f.entropy)
     binding = identity.login_binding(request.encode())
@@ -282,6 +284,22 @@ def features_said() -> list[Values]:
         {"comment": comment, "features": bits, "mtu_bytes": mtu_bytes}
         for comment, bits, mtu_bytes in said
     ]
+
+
+def revocations(f: Fixture) -> Values:
+    plane_key = f.a.grant.plane_key
+    entries = [Revoked(7, WALL + 3_600), Revoked(9, WALL + 7_200)]
+    plane_id = f.a.grant.certificate.plane_id
+    body = identity.seal_revocations(
+        f.signer, entries, plane_id=plane_id, plane_key=plane_key, entropy=f.entropy
+    )
+    opened = f.a.guardian.open_revocations(body, plane_id=plane_id, plane_key=plane_key)
+    made = case("login.md section 5", opened.encode(), revocations_values(opened))
+    return (
+        made
+        | {"message": envelope(Kind.REVOCATIONS, body).hex(), "plane_key": plane_key.hex()}
+        | signed(opened.body())
+    )
 
 
 def shake_hands(
@@ -425,8 +443,12 @@ def refused(f: Fixture) -> list[Values]:
         ("inband", "found next door", b"\x08" + bytes(16) + b"\x02" + bytes(32) + b"\x01" * 32),
         ("envelope", "version 2", b"\x02\x01" + bytes(40)),
         ("envelope", "kind 0", b"\x01\x00" + bytes(40)),
-        ("envelope", "kind 7", b"\x01\x07" + bytes(40)),
+        ("envelope", "kind 8", b"\x01\x08" + bytes(40)),
         ("envelope", "one byte", b"\x01"),
+        ("revocations", "version 2", b"\x02" + bytes(18 + 3309)),
+        ("revocations", "a serial twice", revoking([5, 5])),
+        ("revocations", "serials that descend", revoking([5, 4])),
+        ("revocations", "801 serials", revoking(range(801))),
         ("outer", "version 2", b"\x20\x05" + bytes(6)),
         ("outer", "type 3", b"\x13\x05" + bytes(6)),
         ("outer", "reserved bits", b"\x10\x05\x00\x01" + bytes(4)),
@@ -463,6 +485,11 @@ def node(number: int) -> NodeId:
 def counted(numbers: range) -> bytes:
     """A list of nodes: how many, then each."""
     return bytes((len(numbers),)) + b"".join(map(node, numbers))
+
+
+def revoking(serials: Sequence[int]) -> bytes:
+    entries = [Revoked(serial, WALL) for serial in serials]
+    return Revocations(plane_id=bytes(16), revoked=entries, signature=bytes(3_309)).encode()
 
 
 def long_path() -> bytes:
@@ -533,6 +560,7 @@ def build() -> Values:
         "reports": make_in_stream.reports(),
         "packet_auth": make_in_stream.packet_auth(f.a, sealed),
         "refused": refused(f),
+        "revocations": revocations(f),
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from conflux.wire import inband
 from conflux.wire.checkpoint import Checkpoint, Covered, Digests, Leaf, Message, Wanted
 from conflux.wire.control import Answer, Ask, Description, Open
-from conflux.wire.credentials import Certificate, Grant, LoginRequest
+from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations, Revoked
 from conflux.wire.report import Report
 
 Values = dict[str, Any]
@@ -60,6 +61,19 @@ def grant_values(g: Grant) -> Values:
             for s in g.ice_servers
         ],
         "networks": [str(network) for network in g.networks],
+        "revoked": revoked_values(g.revoked),
+    }
+
+
+def revoked_values(revoked: Sequence[Revoked]) -> list[Values]:
+    return [{"serial": entry.serial, "not_after": entry.not_after} for entry in revoked]
+
+
+def revocations_values(r: Revocations) -> Values:
+    return {
+        "plane_id": r.plane_id.hex(),
+        "revoked": revoked_values(r.revoked),
+        "signature": r.signature.hex(),
     }
 
 

@@ -141,6 +141,27 @@ def _grant(f: Fields) -> Values:
         "control": _control(f),
         "ice_servers": f.list(8, lambda: _ice_server(f)),
         "networks": f.list(16, f.network),
+        "revoked": _revoked(f),
+    }
+
+
+def _revoked(f: Fields, most: int = 1 << 16) -> list[Values]:
+    entries = f.list(16, lambda: {"serial": f.u(64), "not_after": f.u(64)}, most)
+    serials = [entry["serial"] for entry in entries]
+    require(serials == sorted(set(serials)), "serials do not ascend")
+    return entries
+
+
+def revocations(data: bytes) -> Values:
+    return whole(data, _revocations)
+
+
+def _revocations(f: Fields) -> Values:
+    f.one_of(8, 1)
+    return {
+        "plane_id": f.raw(ID).hex(),
+        "revoked": _revoked(f, most=800),
+        "signature": f.raw(SIGNATURE).hex(),
     }
 
 
@@ -314,7 +335,7 @@ def mtu_bytes(features: int) -> int:
 def envelope(data: bytes) -> tuple[int, bytes]:
     f = Fields(data)
     f.one_of(8, 1)
-    kind = f.one_of(8, 1, 2, 3, 4, 5, 6)
+    kind = f.one_of(8, 1, 2, 3, 4, 5, 6, 7)
     require(len(data) <= (65_536 if kind == 4 else 16_384), "message too large")
     return kind, f.left
 
@@ -462,14 +483,22 @@ def expand(prk: bytes, info: bytes, size: int) -> bytes:
 
 
 def open_ask(plane_key: bytes, message: bytes) -> bytes:
-    kind, body = envelope(message)
-    require(kind == 1, "no Ask")
-    salt, sealed = body[:32], body[32:]
-    key = expand(extract(salt, plane_key), b"VeilNet/1 ask", 32)
+    require(envelope(message)[0] == 1, "no Ask")
+    return _of_plane(plane_key, message, b"VeilNet/1 ask")
+
+
+def open_revocations(plane_key: bytes, message: bytes) -> bytes:
+    require(envelope(message)[0] == 7, "no revocations")
+    return _of_plane(plane_key, message, b"VeilNet/1 revocations")
+
+
+def _of_plane(plane_key: bytes, message: bytes, info: bytes) -> bytes:
+    salt, sealed = message[2:34], message[34:]
+    key = expand(extract(salt, plane_key), info, 32)
     try:
         return AESGCM(key).decrypt(bytes(12), sealed, message[:2] + salt)
     except InvalidTag:
-        raise Refused("another plane's Ask") from None
+        raise Refused("sealed under another plane's key") from None
 
 
 def team_tag(team_key: bytes, core: bytes) -> bytes:

@@ -16,12 +16,20 @@ from conflux.anchor.identity import (
     node_tag,
     relay_tag,
     seal_grant,
+    seal_revocations,
     sign_certificate,
 )
 from conflux.anchor.seal import Entropy
 from conflux.api import TAG_BYTES, ControlCredentials, CryptoDriver
 from conflux.wire.control import Kind, envelope
-from conflux.wire.credentials import ID_BYTES, Certificate, Grant, Interface, TeamKey
+from conflux.wire.credentials import (
+    ID_BYTES,
+    Certificate,
+    Grant,
+    Interface,
+    Revoked,
+    TeamKey,
+)
 
 HANDLE = bytes(TAG_BYTES)
 """Guardian's own handle on the control channel, which no node may use."""
@@ -37,6 +45,8 @@ class _Member:
     teams: set[str] = field(default_factory=set)
     identity: Identity | None = None
     serial: int = 0
+    ends: dict[int, int] = field(default_factory=dict)
+    """Of each certificate under the present keys, by serial, when it ends."""
     revision: int = 0
 
 
@@ -60,6 +70,8 @@ class SimGuardian:
         self._signer = crypto.generate_signer()
         self._members: dict[str, _Member] = {}
         self._teams: dict[str, TeamKey] = {}
+        self._serial = 0
+        self._revoked: list[Revoked] = []
         self.key = GuardianKey(crypto, self._signer.public)
         self.plane_id = entropy(ID_BYTES)
         self.plane_key = entropy(32)
@@ -72,13 +84,18 @@ class SimGuardian:
         self._members[name] = _Member(conflux_id, [ip_interface(a) for a in addresses], set(teams))
 
     def admit(self, name: str, identity: Identity) -> Grant:
-        """Log a start of *name* in: a new serial, which outranks its earlier starts."""
-        member = self._members[name]
-        member.identity = identity
-        member.serial += 1
-        return self.grant(name)
+        """Log a start of *name* in: a new serial, which outranks its earlier starts.
 
-    def grant(self, name: str) -> Grant:
+        What it got under other keys is revoked.
+        """
+        member = self._members[name]
+        if member.identity is not None and member.identity is not identity:
+            self.revoke(name)
+        member.identity = identity
+        self._new_serial(member)
+        return self.grant(name, revoked=self._revoked)
+
+    def grant(self, name: str, *, revoked: Sequence[Revoked] = ()) -> Grant:
         """A new revision of what *name* holds by now."""
         member = self._members[name]
         member.revision += 1
@@ -91,6 +108,7 @@ class SimGuardian:
             plane_key=self.plane_key,
             teams=[self.team(team) for team in sorted(member.teams)],
             control=self._credentials(member),
+            revoked=tuple(sorted(revoked, key=lambda entry: entry.serial)),
         )
 
     def certificate(self, name: str, **changes: object) -> Certificate:
@@ -132,8 +150,38 @@ class SimGuardian:
 
     def renew(self, name: str) -> None:
         """Give *name* a new certificate for the keys that it has, of a higher serial."""
-        self._members[name].serial += 1
+        self._new_serial(self._members[name])
         self.push(name)
+
+    def revoke(self, name: str) -> None:
+        """Take back every certificate of *name*'s present keys, and tell all nodes."""
+        member = self._members[name]
+        news = [Revoked(serial, ends) for serial, ends in sorted(member.ends.items())]
+        member.ends.clear()
+        self._revoked += news
+        body = seal_revocations(
+            self._signer,
+            news,
+            plane_id=self.plane_id,
+            plane_key=self.plane_key,
+            entropy=self._entropy,
+        )
+        for other in self._members.values():
+            if other.identity is not None and other is not member:
+                tag = node_tag(self.plane_key, other.identity.node_id)
+                self._publish(tag, envelope(Kind.REVOCATIONS, body))
+
+    def remove(self, name: str) -> None:
+        """Delete *name*: it is revoked, and all that it had the keys of gets new ones."""
+        self.revoke(name)
+        for team in sorted(self._members[name].teams):
+            self.detach(name, team)
+        del self._members[name]
+
+    def _new_serial(self, member: _Member) -> None:
+        self._serial += 1
+        member.serial = self._serial
+        member.ends[member.serial] = int(self._wall()) + self.valid_s
 
     def push(self, name: str) -> None:
         """Send *name* its grant over the control channel."""
