@@ -60,6 +60,7 @@ class Node:
         self.crypto = crypto_driver()
         self.identity = Identity(self.crypto, secrets.token_bytes)
         self.session = ""
+        self.key: GuardianKey | None = None
 
     def request(self) -> bytes:
         made = self.identity.login_request(
@@ -82,7 +83,8 @@ class Node:
         assert answer.status_code == 200, answer.text
         self.session = answer.json()["session"]
         sealed = base64.b64decode(answer.json()["grant"])
-        return self.open(sealed, binding=login_binding(body))[0]
+        grant, self.key = self.open(sealed, binding=login_binding(body))
+        return grant
 
     def open(self, sealed: bytes, *, binding: bytes = PUSH_BINDING) -> tuple[Grant, GuardianKey]:
         return open_grant(

@@ -213,6 +213,12 @@ def test_noise_is_refused_and_changes_nothing(world: MakeWorld) -> None:
     asyncio.run(main())
 
 
+async def serials_revoked(world: Any) -> dict[int, bool]:
+    async with world.guardian.db.read() as session:
+        records = (await session.execute(select(CertificateRecord))).scalars()
+        return {record.serial: record.revoked_at is not None for record in records}
+
+
 def test_newer_login_wins_and_ends_the_older_session(world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -226,12 +232,61 @@ def test_newer_login_wins_and_ends_the_older_session(world: MakeWorld) -> None:
             async with w.guardian.db.read() as session:
                 query = select(Session).order_by(Session.serial)
                 ended = [s.ended_at is not None for s in (await session.execute(query)).scalars()]
-                revoked = select(CertificateRecord).order_by(CertificateRecord.serial)
-                dead = [
-                    c.revoked_at is not None for c in (await session.execute(revoked)).scalars()
-                ]
             assert ended == [True, False, False]
-            assert dead == [True, False, False]
+            # The same keys: peers that know the first certificate alone go on with them.
+            assert await serials_revoked(w) == {1: False, 2: False, 3: False}
+
+    asyncio.run(main())
+
+
+def test_login_with_other_keys_revokes_what_the_former_ones_got(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            await peopled(w)
+            node = await w.node("alice@example.com", "home")
+            await node.login(w.client)
+            ends = (await node.login(w.client)).certificate.not_after
+            again = type(node)(node.token)
+            grant = await again.login(w.client)
+            assert grant.certificate.serial == 3
+            assert await serials_revoked(w) == {1: True, 2: True, 3: False}
+            assert [entry.serial for entry in grant.revoked] == [1, 2]
+            assert grant.revoked[1].not_after == ends
+            # Whoever had the former keys has nothing to end any more.
+            bearer = {"Authorization": f"Bearer {node.session}"}
+            await w.client.post("/conflux/session/logout", headers=bearer)
+            assert not (await serials_revoked(w))[3]
+
+    asyncio.run(main())
+
+
+def test_logout_revokes_renewed_certificates_too(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            await peopled(w)
+            node = await w.node("alice@example.com", "home")
+            for _ in range(3):
+                await node.login(w.client)
+            bearer = {"Authorization": f"Bearer {node.session}"}
+            await w.client.post("/conflux/session/logout", headers=bearer)
+            assert await serials_revoked(w) == {1: True, 2: True, 3: True}
+
+    asyncio.run(main())
+
+
+def test_grant_holds_revocations_of_its_plane_that_have_not_ended(world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            await peopled(w)
+            await w.plane("other", "10.9.0.0/24")
+            for plane in ("home", "other", "home"):
+                gone = await w.node("alice@example.com", plane)
+                await gone.login(w.client)
+                await w.client.delete("/conflux/unregister", headers=gone.headers)
+                w.pass_time(40_000)
+            grant = await (await w.node("alice@example.com", "home")).login(w.client)
+            # The first one's certificate has ended by itself.
+            assert [entry.serial for entry in grant.revoked] == [3]
 
     asyncio.run(main())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -80,6 +81,32 @@ def test_database_of_the_first_schema_keeps_all_that_is_in_it(data_dir: DataDir)
         for table, rows in (("team_conflux", 2), ("team_planes", 1), ("registration_tokens", 1)):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)  # noqa: S608
         assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_certificates_get_their_plane_and_lose_marks_that_meant_nothing(data_dir: DataDir) -> None:
+    path, plane_id = data_dir.root / "guardian.db", uuid4()
+    engine = sa.create_engine(f"sqlite:///{path}")
+    alembic = migrations.config()
+    with engine.begin() as connection:
+        alembic.attributes["connection"] = connection
+        command.upgrade(alembic, "0003")
+    engine.dispose()
+    encoded = bytes(25) + plane_id.bytes + bytes(100)
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute(
+            "INSERT INTO conflux (id, tag, user_id, plane_id, token_id, created_at) "
+            "VALUES ('there', 'x', 'u', '4', 't', 1)"
+        )
+        for serial, conflux in ((1, "there"), (2, "gone")):
+            values = (serial, conflux, encoded, 0, 9, 5)
+            raw.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)", values)
+        raw.execute("INSERT INTO sessions VALUES ('s', 'there', 1, '', x'00', 1, NULL, NULL)")
+        raw.commit()
+    open_once(data_dir)
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        rows = raw.execute("SELECT serial, plane_id, revoked_at FROM certificates ORDER BY 1")
+        assert rows.fetchall() == [(1, plane_id.hex, None), (2, plane_id.hex, 5)]
+        assert raw.execute("SELECT serial FROM sessions").fetchall() == [(1,)]
 
 
 def test_foreign_keys_hold_again_after_a_migration(data_dir: DataDir) -> None:

@@ -16,11 +16,12 @@ import pytest
 from nats.aio.msg import Msg
 
 from conflux.anchor.identity import Identity
-from conflux.wire.credentials import Certificate, Grant
+from conflux.wire.credentials import Certificate, Grant, Revoked
 from veilnet_guardian.grants import Holding
 from veilnet_guardian.keys import crypto_driver
 from veilnet_guardian.natsjwt import GUARDIAN_HANDLE
 from veilnet_guardian.push import REMIND_S, Outbox
+from veilnet_guardian.revocations import News
 
 WITHIN_S = 1.0
 WAIT_S = 10
@@ -106,12 +107,74 @@ def test_session_that_ended_is_forgotten(holding: Holding) -> None:
     assert due(outbox, 1e9) == []
 
 
+# Revocations: when they are told
+
+PLANE = bytes(16)
+
+
+def revoked(*serials: int) -> dict[bytes, list[Revoked]]:
+    return {PLANE: [Revoked(serial, 1_000_000 + serial) for serial in serials]}
+
+
+def serials_due(news: News, now: float) -> list[int]:
+    return [entry.serial for entry in news.due(now=now).get(PLANE, [])]
+
+
+def test_revocation_is_told_at_once_and_again_and_then_every_hour() -> None:
+    news, told_at = News(), []
+    for now in range(10, 20_000):
+        news.sweep(revoked(7), now=now)
+        if serials_due(news, now):
+            news.sent(PLANE, now=now)
+            told_at.append(now - 10)
+    assert told_at == [0, 1, 5, 60, 300, 1_800, 5_400, 9_000, 12_600, 16_200, 19_800]
+
+
+def test_only_what_is_new_is_told_when_more_is_revoked() -> None:
+    news = News()
+    news.sweep(revoked(7), now=0)
+    news.sent(PLANE, now=0)
+    news.sweep(revoked(9, 7, 5), now=0.5)
+    assert serials_due(news, 0.5) == [5, 9]
+    news.sent(PLANE, now=0.5)
+    assert serials_due(news, 1) == [7]
+    assert serials_due(news, 1.5) == [5, 7, 9]
+
+
+def test_revocation_that_could_not_be_told_stays_due() -> None:
+    news = News()
+    news.sweep(revoked(7), now=0)
+    assert [serials_due(news, now) for now in (0, 100)] == [[7], [7]]
+
+
+def test_lost_connection_tells_all_revocations_again() -> None:
+    news = News()
+    news.sweep(revoked(7, 8), now=0)
+    news.sent(PLANE, now=400)
+    assert serials_due(news, 401) == []
+    news.resend(now=401)
+    assert serials_due(news, 401) == [7, 8]
+
+
+def test_revocation_of_a_certificate_that_ended_is_forgotten() -> None:
+    news = News()
+    news.sweep(revoked(7, 8), now=0)
+    news.sweep(revoked(8), now=1)
+    assert serials_due(news, 1) == [8]
+    news.sweep({}, now=2)
+    assert news.due(now=1e9) == {}
+    news.sweep(revoked(7), now=3)
+    assert serials_due(news, 3) == [7]
+
+
 class Listener:
     """A node on the control channel, waiting for grants."""
 
     def __init__(self, node: Any, grant: Grant) -> None:
         self.node, self.grant = node, grant
         self.messages: asyncio.Queue[Msg] = asyncio.Queue()
+        self.news: asyncio.Queue[Msg] = asyncio.Queue()
+        """Revocations, apart from the grants."""
         self.closed = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -134,12 +197,29 @@ class Listener:
             signature_cb=lambda nonce: base64.b64encode(pair.sign(nonce.encode())),
         )
         for tag in control.tags:
-            await client.subscribe(f"{control.prefix}.{tag.hex()}.*", cb=self.messages.put)
+            await client.subscribe(f"{control.prefix}.{tag.hex()}.*", cb=self._take)
         await client.flush()
         try:
             yield self
         finally:
             await client.close()
+
+    async def _take(self, message: Msg) -> None:
+        await (self.news if message.data[:2] == bytes([1, 7]) else self.messages).put(message)
+
+    async def revoked(self, serial: int) -> Revoked:
+        """Wait until *serial* is revoked, as a node learns of it."""
+        own, key = self.grant.certificate, self.node.key
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                message = await self.news.get()
+                assert message.subject.endswith(f".{GUARDIAN_HANDLE.hex()}")
+                news = key.open_revocations(
+                    message.data[2:], plane_id=own.plane_id, plane_key=self.grant.plane_key
+                )
+                for entry in news.revoked:
+                    if entry.serial == serial:
+                        return entry
 
     async def next_grant(self) -> Grant:
         """The next grant that is newer than the last, as a node takes it."""
@@ -218,16 +298,24 @@ def test_detached_team_gives_the_others_a_new_key_within_a_second(server: Any) -
 
 def test_removed_conflux_is_told_and_cut_off_and_its_keys_are_replaced(server: Any) -> None:
     gone, stays = (listen(server, "alice@example.com", f"remove-{n}") for n in range(2))
+    # It has no team in common with the others, but may be their neighbour and relay.
+    stranger = listen(server, "bob@example.com", "remove-stranger")
 
     async def main() -> None:
         import httpx
 
-        async with gone.listening(), stays.listening():
+        async with gone.listening(), stays.listening(), stranger.listening():
             before = stays.team("user:alice@example.com")
+            began = time.monotonic()
             answer = await asyncio.to_thread(
                 httpx.delete, f"{server.url}/conflux/unregister", headers=gone.node.headers
             )
             assert answer.status_code == 204
+            certificate = gone.grant.certificate
+            for node in (stays, stranger):
+                entry = await node.revoked(certificate.serial)
+                assert entry.not_after == certificate.not_after
+            assert time.monotonic() - began < WITHIN_S
             farewell = await gone.next_grant()
             assert list(farewell.teams) == []
             async with asyncio.timeout(WAIT_S):

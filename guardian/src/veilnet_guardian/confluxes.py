@@ -12,10 +12,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from veilnet_guardian import names, planes, teams
+from veilnet_guardian import names, planes, revocations, teams
 from veilnet_guardian.errors import Conflict, Invalid, NotFound, Unauthorized
 from veilnet_guardian.models import (
-    CertificateRecord,
     Conflux,
     Plane,
     Session,
@@ -190,12 +189,13 @@ async def list_for(session: AsyncSession, user: User) -> list[tuple[Conflux, Pla
 async def remove(session: AsyncSession, conflux: Conflux, *, now: int) -> None:
     """Delete *conflux*, free its address, cut its session and take its keys out of use."""
     await end_sessions(session, conflux.id, now=now, cut_at=now)
+    await revocations.revoke_dead(session, conflux.id, now=now)
     await teams.outdate(session, conflux)
     await session.delete(conflux)
 
 
 async def end_sessions(session: AsyncSession, conflux_id: UUID, *, now: int, cut_at: int) -> None:
-    """End every session of a conflux and revoke its certificates.
+    """End every session of a conflux.
 
     The Master turns the sessions' credentials away from *cut_at* on.
     """
@@ -205,8 +205,3 @@ async def end_sessions(session: AsyncSession, conflux_id: UUID, *, now: int, cut
     )
     late = mine & (Session.cut_at.is_(None) | (Session.cut_at > cut_at))
     await session.execute(update(Session).where(late).values(cut_at=cut_at))
-    await session.execute(
-        update(CertificateRecord)
-        .where(CertificateRecord.conflux_id == conflux_id, CertificateRecord.revoked_at.is_(None))
-        .values(revoked_at=now)
-    )

@@ -18,9 +18,10 @@ from conflux.anchor.identity import (
     node_tag,
     relay_tag,
     seal_grant,
+    seal_revocations,
 )
 from conflux.api import ControlCredentials
-from conflux.wire.credentials import Certificate, Grant, TeamKey
+from conflux.wire.credentials import Certificate, Grant, Revoked, TeamKey
 from veilnet_guardian import teams
 from veilnet_guardian.keys import Keys
 from veilnet_guardian.models import CertificateRecord, Conflux, Plane, Session, Team
@@ -153,10 +154,23 @@ class GrantMaker:
             self._crypto, self._signer, grant, binding=binding, entropy=secrets.token_bytes
         )
 
+    def seal_revocations(
+        self, entries: Sequence[Revoked], *, plane_id: bytes, plane_key: bytes
+    ) -> bytes:
+        """Sign *entries* and seal them to the nodes of the plane."""
+        return seal_revocations(
+            self._signer,
+            entries,
+            plane_id=plane_id,
+            plane_key=plane_key,
+            entropy=secrets.token_bytes,
+        )
+
     def digest(self, holding: Holding) -> bytes:
         """32 bytes that differ if and only if the grants differ in more than time."""
         return grant_digest(self.make(holding, revision=0, time_ms=0))
 
 
 def grant_digest(grant: Grant) -> bytes:
-    return hashlib.sha256(replace(grant, revision=0, time_ms=0).encode()).digest()
+    timeless = replace(grant, revision=0, time_ms=0, revoked=())
+    return hashlib.sha256(timeless.encode()).digest()

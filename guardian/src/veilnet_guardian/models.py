@@ -215,10 +215,12 @@ class CertificateRecord(Base):
 
     serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     conflux_id: Mapped[UUID] = mapped_column(Uuid, index=True)
+    plane_id: Mapped[UUID] = mapped_column(Uuid)
     encoded: Mapped[bytes] = mapped_column(LargeBinary)
     not_before: Mapped[int] = mapped_column(BigInteger)
     not_after: Mapped[int] = mapped_column(BigInteger, index=True)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Set, it is published until `not_after`: peers drop whoever shows it."""
 
 
 class Session(Base):

@@ -1,9 +1,13 @@
 """Changes take effect without a restart: whoever's grant changed is sent the new one.
 
 Commands and requests change the database and raise its revision. The pusher looks at the revision
-four times a second, works out every live session's grant, and sends those that differ from what
-the node has. The control channel may lose a message, so each is sent again; nodes ignore what is
-not newer.
+four times a second, and when it moved
+
+    tells every node of a plane which certificates have been revoked in it,
+    works out every live session's grant, and sends those that differ from what the node has,
+    has the Master turn away whoever must not listen any more.
+
+The control channel may lose a message, so each is sent again; nodes ignore what is not new.
 """
 
 from __future__ import annotations
@@ -16,11 +20,15 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import DBAPIError
 
 from conflux.anchor.identity import PUSH_BINDING
+from conflux.wire.control import Kind, envelope
+from conflux.wire.credentials import MAX_REVOKED
+from veilnet_guardian import revocations
 from veilnet_guardian.database import Database, read_revision
 from veilnet_guardian.grants import GrantMaker, Holding, live_holdings, removed_holdings
 from veilnet_guardian.link import MasterLink
 from veilnet_guardian.master import EmbeddedMaster
 from veilnet_guardian.natsjwt import GUARDIAN_HANDLE, MasterKeys
+from veilnet_guardian.revocations import News
 from veilnet_guardian.sessions import dead_users
 
 log = logging.getLogger("veilnet_guardian.push")
@@ -37,9 +45,6 @@ REMIND_S = 60.0
 
 BATCH = 32
 """Grants sealed per visit to a worker thread."""
-
-ENVELOPE = bytes([1, 4])
-"""Version 1, kind Grant (docs/protocol/control.md §3)."""
 
 
 @dataclass(slots=True)
@@ -74,6 +79,10 @@ class Outbox:
         for entry in self._entries.values():
             if entry.pushed:
                 self._schedule(entry, now=now)
+
+    def holdings(self) -> list[Holding]:
+        """Of every live session."""
+        return [entry.holding for entry in self._entries.values()]
 
     def due(self, *, now: float) -> list[tuple[int, Holding]]:
         return [
@@ -110,6 +119,7 @@ class Pusher:
         self._link, self._master = link, master
         self._monotonic, self._wall = monotonic, wall
         self._outbox = Outbox()
+        self._news = News()
         self._revision = -1
         self._next_sweep = self._next_cut = 0.0
         self._generation = link.generation
@@ -129,18 +139,21 @@ class Pusher:
         now = self._monotonic()
         async with self._db.read() as session:
             revision = await read_revision(session)
-        if revision != self._revision or now >= self._next_sweep:
+        changed = revision != self._revision or now >= self._next_sweep
+        if changed:
             await self._sweep()
-            await self._cut_off()
-        elif now >= self._next_cut:
-            await self._cut_off()
         if self._link.generation != self._generation:
             self._generation = self._link.generation
             self._cut = set()
             self._outbox.resend(now=now)
+            self._news.resend(now=now)
+        await self._tell_news()
         due = self._outbox.due(now=now)
         for at in range(0, len(due), BATCH):
             await self._send(due[at : at + BATCH])
+        # Last: with a slow Master it takes long, and nobody may wait for it.
+        if changed or now >= self._next_cut:
+            await self._cut_off()
 
     async def _sweep(self) -> None:
         """Work out who must have what."""
@@ -148,13 +161,37 @@ class Pusher:
             # Grants and their revision must come from one view.
             revision = await read_revision(session)
             holdings = await live_holdings(session, now=int(self._wall()))
+            revoked = await revocations.by_plane(session, now=int(self._wall()))
         wanted = await asyncio.to_thread(self._digests, holdings)
         now = self._monotonic()
         self._revision, self._next_sweep = revision, now + SWEEP_S
         self._outbox.sweep(wanted, now=now)
+        self._news.sweep(revoked, now=now)
 
     def _digests(self, holdings: Mapping[int, Holding]) -> dict[int, tuple[Holding, bytes]]:
         return {serial: (held, self._maker.digest(held)) for serial, held in holdings.items()}
+
+    async def _tell_news(self) -> None:
+        """Tell all nodes of a plane what was revoked in it: one signature for all of them."""
+        if not self._link.up.is_set():
+            return
+        for plane_id, entries in self._news.due(now=self._monotonic()).items():
+            nodes = [
+                holding
+                for holding in self._outbox.holdings()
+                if holding.certificate.plane_id == plane_id
+            ]
+            for at in range(0, len(entries) if nodes else 0, MAX_REVOKED):
+                body = await asyncio.to_thread(
+                    self._maker.seal_revocations,
+                    entries[at : at + MAX_REVOKED],
+                    plane_id=plane_id,
+                    plane_key=nodes[0].plane_key,
+                )
+                for holding in nodes:
+                    subject = f"{holding.subject}.{GUARDIAN_HANDLE.hex()}"
+                    await self._link.publish(subject, envelope(Kind.REVOCATIONS, body))
+            self._news.sent(plane_id, now=self._monotonic())
 
     async def _send(self, batch: Sequence[tuple[int, Holding]]) -> None:
         if not batch or not self._link.up.is_set():
@@ -163,7 +200,7 @@ class Pusher:
         sealed = await asyncio.to_thread(self._seal, batch, time_ms)
         for (serial, holding), body in zip(batch, sealed, strict=True):
             subject = f"{holding.subject}.{GUARDIAN_HANDLE.hex()}"
-            if await self._link.publish(subject, ENVELOPE + body):
+            if await self._link.publish(subject, envelope(Kind.GRANT, body)):
                 self._outbox.sent(serial, now=self._monotonic())
 
     def _seal(self, batch: Sequence[tuple[int, Holding]], time_ms: int) -> list[bytes]:

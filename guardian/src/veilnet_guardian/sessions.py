@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from sqlalchemy import delete, select
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from conflux.anchor.identity import login_binding, sign_certificate, verify_login
 from conflux.api import CryptoDriver, Signer, WireError
 from conflux.wire.credentials import Certificate, LoginRequest
-from veilnet_guardian import confluxes, teams
+from veilnet_guardian import confluxes, revocations, teams
 from veilnet_guardian.database import Database, bump_revision
 from veilnet_guardian.errors import Conflict, GuardianError, Unauthorized
 from veilnet_guardian.grants import GrantMaker, Holding, grant_digest, team_keys
@@ -74,6 +74,8 @@ class Logins:
             login, holding = await self._admit(session, conflux, request, master_url, now=now)
             grant = self._maker.make(holding, revision=revision, time_ms=int(wall * 1000))
             login.grant_digest = grant_digest(grant)
+            revoked = await revocations.of_plane(session, conflux.plane_id, now=now)
+            grant = replace(grant, revoked=revoked)
         sealed = await asyncio.to_thread(self._maker.seal, grant, binding=login_binding(body))
         session_token = self._tokens.issue(
             "session", conflux.id, token_id=login.id, now=now, lifetime_s=self._certificate_s
@@ -96,7 +98,7 @@ class Logins:
         *,
         now: int,
     ) -> tuple[Session, Holding]:
-        """Certify the keys of *request*; the session before, if any, ends."""
+        """Certify the keys of *request*; the session before ends, and what has other keys."""
         await confluxes.end_sessions(session, conflux.id, now=now, cut_at=now + REPLACED_SESSION_S)
         await _forget_old(session, now=now)
         plane = await confluxes.plane_of(session, conflux)
@@ -115,6 +117,7 @@ class Logins:
             CertificateRecord(
                 serial=certificate.serial,
                 conflux_id=conflux.id,
+                plane_id=plane.id,
                 encoded=certificate.encode(),
                 not_before=certificate.not_before,
                 not_after=certificate.not_after,
@@ -133,6 +136,8 @@ class Logins:
             cut_at=None,
         )
         session.add(login)
+        await session.flush()
+        await revocations.revoke_dead(session, conflux.id, now=now)
         held = await teams.held(session, Conflux.id == conflux.id)
         holding = Holding(
             certificate=certificate,
@@ -144,7 +149,7 @@ class Logins:
         return login, holding
 
     async def logout(self, token: str, *, now: int) -> None:
-        """End the session of *token* and revoke its certificate; fine if that is done already.
+        """End the session of *token*, and its keys with it; fine if that is done already.
 
         Raises Unauthorized.
         """
@@ -166,9 +171,8 @@ class Logins:
 async def _end(session: AsyncSession, login: Session, *, now: int) -> None:
     login.ended_at = now if login.ended_at is None else login.ended_at
     login.cut_at = now if login.cut_at is None else min(login.cut_at, now)
-    certificate = await session.get(CertificateRecord, login.serial)
-    if certificate is not None and certificate.revoked_at is None:
-        certificate.revoked_at = now
+    await session.flush()
+    await revocations.revoke_dead(session, login.conflux_id, now=now)
     await bump_revision(session)
 
 

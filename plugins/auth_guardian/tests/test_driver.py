@@ -222,14 +222,14 @@ def test_leaving_is_not_believed_to_a_page_of_html(stage, act):
 
 def test_huge_answer_is_cut_off(stage):
     stage.answers(200, b" " * (MAX_ANSWER_BYTES + 1))
-    with pytest.raises(Refused, match="more than 256 KiB"):
+    with pytest.raises(Refused, match="more than 2048 KiB"):
         on_stage(stage, log_in)
 
 
 def test_endless_answer_is_cut_off(stage):
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    stage.plays(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 16)
-    with pytest.raises(Refused, match="more than 256 KiB"):
+    stage.plays(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 64)
+    with pytest.raises(Refused, match="more than 2048 KiB"):
         on_stage(stage, log_in)
 
 

@@ -27,7 +27,8 @@ from conflux_auth_guardian import answers
 from conflux_auth_guardian.text import one_line
 from conflux_auth_guardian.url import base_url
 
-MAX_ANSWER_BYTES = 256 * 1024
+MAX_ANSWER_BYTES = 2 * 1024 * 1024
+"""The answer to a login may hold 65,535 revoked serials: 1.4 MB in base64."""
 
 _CONNECT_S = 3.0
 _DEFAULT_TIMEOUT_S = 10.0
