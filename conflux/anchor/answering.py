@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from conflux.anchor import handshake
+from conflux.anchor.affinity import Strangers
 from conflux.anchor.handshake import (
+    NoCommonTeam,
     PendingAnswer,
     ReceivedAsk,
     Secrets,
@@ -42,6 +44,7 @@ from conflux.anchor.step import (
 from conflux.api import TAG_BYTES, NodeId, Tether, WireError
 from conflux.wire.control import (
     REF_BYTES,
+    Ask,
     Description,
     Kind,
     Open,
@@ -122,11 +125,17 @@ class Answering:
         self._answers: dict[bytes, _Again] = {}
         self._established: dict[bytes, tuple[Purpose, NodeId]] = {}
         self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
+        self._strangers = Strangers()
         self._offers = RateLimit(per_s=1 / RELAY_ASK_DEADLINE_S, burst=1)
 
     def drop_idle(self, now: float) -> None:
         self._nonces.drop_idle(now)
         self._offers.drop_idle(now)
+        self._strangers.drop_idle(now)
+
+    def now_friends(self, now: float) -> list[NodeId]:
+        """Who asked in vain lately, and shares a team with us by the present grant."""
+        return self._strangers.that_share(self._use.standing().grant.teams, now=now)
 
     def forget(self) -> None:
         """Drop everything, erasing keys."""
@@ -156,9 +165,16 @@ class Answering:
         if not self._places.has_room(sender, Claim.KNOWN if is_known else Claim.TEAM):
             self._use.counters["ask_over_limit"] += 1
             return
-        received = handshake.open_ask(me, body, wall=wall)
+        try:
+            received = handshake.open_ask(me, body, wall=wall)
+        except NoCommonTeam as vain:
+            _check_tag(me, tag, vain.ask.target)
+            self._check_origin(me, sender, vain.ask)
+            node = node_id(vain.ask.certificate.sign_public)
+            self._strangers.note(node, vain.core_hash, vain.ask.team_tags, now=now)
+            raise
         _check_tag(me, tag, received.ask.target)
-        self._check_origin(me, sender, received)
+        self._check_origin(me, sender, received.ask)
         claim = _claim(received, is_known=is_known)
         # First the room: an Ask that found none is welcome when it comes again.
         if not self._places.has_room(sender, claim):
@@ -207,12 +223,12 @@ class Answering:
             del self._working[work.ref]
             self._places.leave(work.ref)
 
-    def _check_origin(self, me: Standing, sender: bytes, received: ReceivedAsk) -> None:
+    def _check_origin(self, me: Standing, sender: bytes, ask: Ask) -> None:
         """An Ask is not signed: the Master's handles at least must be those of its certificate.
 
         Flooded ones come under the name of who brought them, and count against him.
         """
-        asker = node_id(received.ask.certificate.sign_public)
+        asker = node_id(ask.certificate.sign_public)
         brought = len(sender) != TAG_BYTES
         if not brought and sender != node_tag(me.grant.plane_key, asker):
             raise WireError("Ask under another node's handle")

@@ -173,10 +173,10 @@ class Asking:
             asked.target == target and asked.purpose is purpose for asked in self._asked.values()
         )
 
-    def teams_changed(self, are_ours: Callable[[Sequence[TeamKey]], bool], now: float) -> None:
-        """There is a new grant: Asks with tags of teams not ours any more are made anew."""
+    def teams_changed(self, teams: Sequence[TeamKey], now: float) -> None:
+        """There is a new grant with *teams*: Asks with the tags of others are made anew."""
         for ref, asked in list(self._asked.items()):
-            if not are_ours(asked.pending.teams):
+            if asked.purpose is Purpose.STREAM and list(asked.pending.teams) != list(teams):
                 del self._asked[ref]
                 asked.end()
                 self.ask(
@@ -221,7 +221,7 @@ class Asking:
 
     def _repeat_ask(self, asked: _Asked, now: float) -> None:
         if not asked.yielded and not asked.verifying:
-            self._use.post_every_way(asked.tag, asked.pending.message, now)
+            self._use.post.send_every_way(asked.tag, asked.pending.message, now=now)
 
     def _hurry(self, asked: _Asked, now: float) -> None:
         if not asked.yielded and not asked.verifying:

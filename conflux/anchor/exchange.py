@@ -21,7 +21,8 @@ from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Peer
 from conflux.anchor.kinds import TetherKinds
 from conflux.anchor.limits import RateLimit
-from conflux.anchor.step import Established, Means, Post
+from conflux.anchor.post import Post
+from conflux.anchor.step import Established, Means
 from conflux.anchor.timers import Timers
 from conflux.anchor.world import World
 from conflux.api import NodeId, Tether, WireError
@@ -53,8 +54,6 @@ class Exchange:
         counters: Counter[str],
         *,
         post: Post,
-        post_in_stream: Post,
-        post_every_way: Post,
         tether_kinds: Sequence[str],
         has_tether: Callable[[NodeId], bool],
         join_tether: Callable[[Peer, Tether, str], Callable[[float], None]],
@@ -75,8 +74,6 @@ class Exchange:
             wall=wall,
             counters=counters,
             post=post,
-            post_in_stream=post_in_stream,
-            post_every_way=post_every_way,
             kinds=self._kinds,
             auth_level=auth_level,
             features=features,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import (
@@ -55,6 +56,7 @@ class Grants:
         self._waiting: bytes | None = None
         self._reading = 0
         self._revoked: dict[int, int] = {}
+        """When each one's certificate ends, by serial, the first to end first."""
         self._note(standing.grant.revoked, now)
         self.standing = self._knowing(standing)
 
@@ -141,12 +143,19 @@ class Grants:
         since = self.wall(now) - CLOCK_SKEW_S
         news = {r.serial: r.not_after for r in revoked if r.serial not in self._revoked}
         news = {serial: ends for serial, ends in news.items() if ends > since}
-        if not news:
-            return False
-        held = {serial: ends for serial, ends in self._revoked.items() if ends > since} | news
-        kept = sorted(held.items(), key=lambda entry: entry[1])[-MAX_REVOKED:]
-        self._revoked = dict(kept)
-        return True
+        if news:
+            held = sorted((self._revoked | news).items(), key=lambda entry: entry[1])
+            self._revoked = dict(held[-MAX_REVOKED:])
+        return bool(news)
+
+    def drop_idle(self, now: float) -> None:
+        """Forget revoked certificates that have ended by themselves."""
+        since = self.wall(now) - CLOCK_SKEW_S
+        ended = list(takewhile(lambda serial: self._revoked[serial] <= since, self._revoked))
+        for serial in ended:
+            del self._revoked[serial]
+        if ended:
+            self.standing = self._knowing(self.standing)
 
     def _knowing(self, standing: Standing) -> Standing:
         return replace(standing, revoked=frozenset(self._revoked))

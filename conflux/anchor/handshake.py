@@ -168,6 +168,15 @@ class Secrets:
         return "Secrets()"
 
 
+class NoCommonTeam(WireError):
+    """An Ask for streams of somebody with whom no team is shared. Nothing in it is certified."""
+
+    def __init__(self, ask: Ask, core_hash: bytes) -> None:
+        super().__init__("Ask without a common team")
+        self.ask = ask
+        self.core_hash = core_hash
+
+
 def message_ref(message: bytes) -> bytes:
     """16 bytes by which the next message names this one in the clear."""
     return hashlib.sha256(message).digest()[:REF_BYTES]
@@ -212,7 +221,7 @@ def open_ask(me: Standing, body: bytes, *, wall: float) -> ReceivedAsk:
     """Open an Ask and make the checks that cost microseconds, strangers' Asks ending here.
 
     Raises WireError: sealed under another plane key, clocks apart, no common suite, a target that
-    is not this node, no common team.
+    is not this node; NoCommonTeam.
     """
     head = envelope(Kind.ASK, body[:KEY_BYTES])
     try:
@@ -229,11 +238,10 @@ def open_ask(me: Standing, body: bytes, *, wall: float) -> ReceivedAsk:
     if ask.certificate.sign_public == me.identity.signer.public or me.node_id in ask.avoid:
         raise WireError("Ask that is not meant for this node")
     _check_target(me, ask)
-    common = affinity.common_teams(
-        me.grant.teams, hashlib.sha256(ask.core()).digest(), ask.team_tags
-    )
+    core_hash = hashlib.sha256(ask.core()).digest()
+    common = affinity.common_teams(me.grant.teams, core_hash, ask.team_tags)
     if ask.purpose is Purpose.STREAM and not common:
-        raise WireError("Ask without a common team")
+        raise NoCommonTeam(ask, core_hash)
     if ask.purpose is Purpose.TETHER:
         common = {}
     return ReceivedAsk(ask, envelope(Kind.ASK, body), list(common.values()), sorted(common))

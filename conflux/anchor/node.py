@@ -25,7 +25,7 @@ from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
 from conflux.anchor.path_mtu import PathMtu
-from conflux.anchor.post import Flooding
+from conflux.anchor.post import Flooding, Post
 from conflux.anchor.quota import Relaying
 from conflux.anchor.reach import Reach, Route
 from conflux.anchor.relay import Relay
@@ -100,28 +100,6 @@ class Anchor:
             on_back=self._neighbour_back,
             floor_s=silence_floor_s,
         )
-        self._attempts = Attempts()
-        self.exchange = Exchange(
-            lambda: self.standing,
-            world,
-            self.timers,
-            self.wall,
-            counters,
-            post=self._post,
-            post_in_stream=self._post_in_stream,
-            post_every_way=self._post_every_way,
-            tether_kinds=tether_kinds,
-            has_tether=lambda node: self.neighbours.get(node) is not None,
-            join_tether=self.neighbours.join,
-            attempts=self._attempts,
-            admits=self._admits,
-            on_established=self._established,
-            on_opened_again=self._opened_again,
-            knows=self._knows,
-            ask_tether=self._ask_node,
-            auth_level=auth_level,
-            features=FEATURES | features.of_mtu(mtu_bytes),
-        )
         self.flooding = Flooding(
             self.neighbours,
             entropy,
@@ -133,6 +111,27 @@ class Anchor:
             deliver=lambda tag, sender, message, now: self.take_control(
                 tag, sender, message, now=now
             ),
+        )
+        self.post = Post(world, self.flooding, tell=self._tell)
+        self._attempts = Attempts()
+        self.exchange = Exchange(
+            lambda: self.standing,
+            world,
+            self.timers,
+            self.wall,
+            counters,
+            post=self.post,
+            tether_kinds=tether_kinds,
+            has_tether=lambda node: self.neighbours.get(node) is not None,
+            join_tether=self.neighbours.join,
+            attempts=self._attempts,
+            admits=self._admits,
+            on_established=self._established,
+            on_opened_again=self._opened_again,
+            knows=self._knows,
+            ask_tether=self._ask_node,
+            auth_level=auth_level,
+            features=FEATURES | features.of_mtu(mtu_bytes),
         )
         self.icmp = IcmpErrors(world, counters)
         path_mtu = PathMtu(mtu_bytes, self.icmp, counters)
@@ -235,7 +234,7 @@ class Anchor:
             routing=self.routing,
             neighbours=self.neighbours,
             idle=idle,
-            ask=self._ask_in_stream,
+            ask=self._rekey,
         )
         self._serve(standing.grant)
         self.timers.at(now + idle.housekeeping_s, self._keep_house)
@@ -296,12 +295,13 @@ class Anchor:
     def _granted(self, now: float) -> None:
         self._serve(self.standing.grant)
         self.egress.retry()
-        self.exchange.asking.teams_changed(self.sessions.are_ours, now)
+        self.exchange.asking.teams_changed(self.standing.grant.teams, now)
         self.sessions.teams_changed(now)
         self.sessions.drop_revoked(now)
-        for neighbour in self.neighbours.all():
-            if neighbour.peer.certificate.serial in self.standing.revoked:
-                self.neighbours.drop(neighbour, "revoked", now=now)
+        for node in self.exchange.answering.now_friends(now):
+            if node not in self.sessions:
+                self._ask_streams(node, in_haste=True, now=now)
+        self.neighbours.drop_revoked(self.standing.revoked, now=now)
 
     def _serve(self, grant: Grant) -> None:
         interfaces = grant.certificate.addresses
@@ -310,22 +310,6 @@ class Anchor:
         self.ingress.accept_for(own)
 
     # Sending control messages
-
-    def _post(self, tag: bytes, message: bytes, now: float) -> None:
-        """Send by the Master; if it is gone, or the tag was heard from by flood, flood."""
-        if not self._world.publish(tag, message) or self.flooding.knows_way(tag, now=now):
-            self.flooding.send(tag, message, now=now)
-
-    def _post_every_way(self, tag: bytes, message: bytes, now: float) -> None:
-        """What had no answer goes out again by every way there is."""
-        self._tell(tag, message, now)
-        self._world.publish(tag, message)
-        self.flooding.send(tag, message, now=now)
-
-    def _post_in_stream(self, tag: bytes, message: bytes, now: float) -> None:
-        """Send inside the stream to a node that has one with us; else as any other."""
-        if not self._tell(tag, message, now):
-            self._post(tag, message, now)
 
     def _tell(self, tag: bytes, message: bytes, now: float) -> bool:
         session = self.sessions.by_tag(tag)
@@ -394,6 +378,26 @@ class Anchor:
             now=now,
         )
 
+    def _rekey(self, session: Session, *, in_haste: bool, now: float) -> bool:
+        # An unconfirmed peer may not have the keys of the stream.
+        in_stream = session.confirmed
+        return self._ask_streams(session.node_id, in_stream=in_stream, in_haste=in_haste, now=now)
+
+    def _ask_streams(
+        self, node: NodeId, *, in_stream: bool = False, in_haste: bool, now: float
+    ) -> bool:
+        """Ask *node* for streams, unless that is under way; False if too many Asks are out."""
+        target = Target(TargetKind.NODE, node)
+        return self.exchange.asking.is_asking(Purpose.STREAM, target) or self.exchange.asking.ask(
+            target,
+            node_tag(self.standing.grant.plane_key, node),
+            purpose=Purpose.STREAM,
+            in_stream=in_stream,
+            in_haste=in_haste,
+            failed=lambda _: None,
+            now=now,
+        )
+
     def _ask_relay(self, avoid: Sequence[NodeId], now: float) -> None:
         known = [neighbour.node_id for neighbour in self.neighbours.all()]
         self.exchange.asking.ask(
@@ -401,19 +405,6 @@ class Anchor:
             relay_tag(self.standing.grant.plane_key),
             purpose=Purpose.TETHER,
             avoid=self._attempts.avoid(avoid, known, now=now),
-            failed=lambda _: None,
-            now=now,
-        )
-
-    def _ask_in_stream(self, session: Session, *, in_haste: bool, now: float) -> bool:
-        target = Target(TargetKind.NODE, session.node_id)
-        return self.exchange.asking.is_asking(Purpose.STREAM, target) or self.exchange.asking.ask(
-            target,
-            session.tag,
-            purpose=Purpose.STREAM,
-            # An unconfirmed peer may not have the keys of the stream.
-            in_stream=session.confirmed,
-            in_haste=in_haste,
             failed=lambda _: None,
             now=now,
         )
@@ -563,6 +554,7 @@ class Anchor:
     # Idleness
 
     def _keep_house(self, now: float) -> None:
+        self.grants.drop_idle(now)
         self.sessions.keep_house(now)
         self.routing.drop_idle(now)
         self.relay.drop_idle(now)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from conflux.anchor.limits import RateLimit, SeenNonces
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
+from conflux.anchor.world import World
 from conflux.wire.inband import FLOOD_HEADER_BYTES, FLOOD_ID_BYTES, Flood
 
 FLOOD_RELAYS = 4
@@ -31,6 +32,36 @@ WAY_S = 60.0
 MAX_CLAIMS = 4
 """Neighbours from which one handle was heard. A flood is not signed: more than one may claim it,
 and all of them get what goes there; with more than so many everybody does."""
+
+
+class Post:
+    """Sends control messages of this node the way that suits them (docs/protocol/control.md §4).
+
+    *tell(tag, message, now)* sends inside the stream to the node of *tag*; False if there is none.
+    """
+
+    def __init__(
+        self, world: World, flooding: Flooding, *, tell: Callable[[bytes, bytes, float], bool]
+    ) -> None:
+        self._world = world
+        self._flooding = flooding
+        self._tell = tell
+
+    def send(self, tag: bytes, message: bytes, *, now: float) -> None:
+        """Send by the Master; if it is gone, or the tag was heard from by flood, flood."""
+        if not self._world.publish(tag, message) or self._flooding.knows_way(tag, now=now):
+            self._flooding.send(tag, message, now=now)
+
+    def send_in_stream(self, tag: bytes, message: bytes, *, now: float) -> None:
+        """Send inside the stream to a node that has one with us; else as any other."""
+        if not self._tell(tag, message, now):
+            self.send(tag, message, now=now)
+
+    def send_every_way(self, tag: bytes, message: bytes, *, now: float) -> None:
+        """What had no answer goes out again by every way there is."""
+        self._tell(tag, message, now)
+        self._world.publish(tag, message)
+        self._flooding.send(tag, message, now=now)
 
 
 class Flooding:

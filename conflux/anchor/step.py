@@ -10,6 +10,7 @@ from typing import Protocol
 from conflux.anchor.handshake import Secrets, Standing
 from conflux.anchor.identity import Peer
 from conflux.anchor.kinds import TetherKinds
+from conflux.anchor.post import Post
 from conflux.anchor.seal import HybridKey
 from conflux.anchor.timers import Timer, Timers
 from conflux.anchor.world import World
@@ -21,9 +22,6 @@ OPEN_DEADLINE_S = 10.0
 """How long B waits for the Open, and both ends know a repeated message for what it is."""
 RELAY_ASK_DEADLINE_S = 2.0
 MAX_RIVALS = 4
-
-Post = Callable[[bytes, bytes, float], None]
-"""Sends a message to a tag: (tag, message, now)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +71,6 @@ class Means:
     wall: Callable[[float], float]
     counters: Counter[str]
     post: Post
-    post_in_stream: Post
-    post_every_way: Post
     kinds: TetherKinds
     auth_level: AuthLevel
     features: int
@@ -83,7 +79,7 @@ class Means:
     finish: Finish
 
     def send(self, in_stream: bool, tag: bytes, message: bytes, now: float) -> None:
-        (self.post_in_stream if in_stream else self.post)(tag, message, now)
+        (self.post.send_in_stream if in_stream else self.post.send)(tag, message, now=now)
 
     def dropped(self, error: WireError) -> None:
         self.counters[f"control: {error}"] += 1

@@ -8,7 +8,7 @@ A tether that dies leaves its neighbour up while another one lives.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from conflux.anchor.identity import Peer, due_from
@@ -228,6 +228,12 @@ class Neighbours:
         neighbour.tethers.clear()
         neighbour.kinds.clear()
         self._on_down(neighbour, reason, now)
+
+    def drop_revoked(self, serials: Container[int], *, now: float) -> None:
+        """Drop whose certificate is among *serials*."""
+        for neighbour in self.all():
+            if neighbour.peer.certificate.serial in serials:
+                self.drop(neighbour, "revoked", now=now)
 
     def answer_probe(self, neighbour: Neighbour, message: memoryview) -> None:
         """Echo a probe. Raises WireError."""

@@ -125,6 +125,7 @@ def _covering(path: Path) -> Path | None:
 
 
 PLANE = "10.99.0.0/24"
+USERS = ("alice", "bob", "carol")
 PORT = 8000
 READY_S = 40.0
 PROGRAMS = Path(__file__).with_name("programs")
@@ -140,6 +141,8 @@ class Conflux:
         self.folder = overlay.folder / name
         self.log = overlay.folder / f"{name}.log"
         self.process: lab.Process | None = None
+        self.program = [command("veilnet-conflux")]
+        """What is started: the first words of its command line."""
 
     def configure(self, text: str) -> None:
         """Write its conflux.toml."""
@@ -158,7 +161,7 @@ class Conflux:
 
     def start(self, *words: str, **variables: str) -> Conflux:
         assert self.process is None or self.process.poll() is not None
-        argv = [command("veilnet-conflux"), *words, "--config-dir", str(self.folder)]
+        argv = [*self.program, *words, "--config-dir", str(self.folder)]
         with self.log.open("a") as log:
             self.process = self.host.popen(argv, stdout=log, stderr=log, env=variables)
         return self
@@ -239,13 +242,13 @@ class Conflux:
 
 
 class Overlay:
-    """Guardian and Master at the middle of the Internet, users alice and bob, plane "home"."""
+    """Guardian and Master at the middle of the Internet, USERS, plane "home"."""
 
     def __init__(self, internet: lab.Internet, folder: Path, template: Path) -> None:
         self.internet = internet
         self.folder = folder
         self.data = folder / "guardian"
-        self.tokens = {name: (template / name).read_text() for name in ("alice", "bob")}
+        self.tokens = {name: (template / name).read_text() for name in USERS}
         self.confluxes: dict[str, Conflux] = {}
         self.guardian: lab.Process | None = None
         self._numbers = itertools.count()
@@ -369,7 +372,7 @@ def guardian_command(data: Path, *words: str) -> str:
 
 @pytest.fixture(scope="session")
 def guardian_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of a Guardian with two users and a plane, and a token of each user.
+    """The data folder of a Guardian with its users and a plane, and a token of each user.
 
     Made by what the commands call: five processes would take as long as all else.
     """
@@ -381,7 +384,7 @@ def guardian_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         await db.open()
         async with db.write() as session:
             plane = await planes.create(session, "home", PLANE, owner=None, now=now)
-            for name in ("alice", "bob"):
+            for name in USERS:
                 password = users.hash_password("correct horse battery")
                 user = await users.add(session, f"{name}@example.org", password, now=now)
                 token, _ = await registration.create(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from conflux.anchor.affinity import STRANGER_S
 from conflux.testing.simnet import SimNetwork
 from conflux.wire.control import Kind
 
@@ -52,6 +55,65 @@ def test_teams_pushed_to_both_work_at_once_without_a_restart():
     ping = left.ping(right)
     network.run(1)
     assert ping.answers == 1
+
+
+WORKS_S = 0.5
+"""From the grant to the first packet. Guardian has 0.25 s to notice: together below 1 s."""
+
+
+def until_first_arrival(network: SimNetwork, source, target, deadline_s: float) -> float:
+    """How long it takes, while *source* sends all the time."""
+    began, before = network.now(), len(target.received)
+    while len(target.received) == before and network.now() < began + deadline_s:
+        source.send_packet(target, b"are you there")
+        network.run(0.02)
+    return network.now() - began
+
+
+@pytest.mark.parametrize("late", ["left", "right"])
+@pytest.mark.parametrize("waited_s", [0.1, 1.3, 4.9, 5.5, 7.0, 20.0, 50.0, 100.0])
+def test_a_team_added_works_in_a_second_however_long_it_was_tried_in_vain(waited_s, late):
+    """Nobody waits out a pause between Asks, whichever end gets the team last."""
+    network = strangers(left="red", right="blue")
+    left, right = network.nodes["left"], network.nodes["right"]
+    network.guardian.attach("right" if late == "left" else "left", "green")
+    until_first_arrival(network, left, right, waited_s)
+    assert right.received == []
+    network.guardian.attach(late, "green")
+    assert until_first_arrival(network, left, right, 40.0) < WORKS_S
+
+
+@pytest.mark.parametrize("waited_s", [0.1, 1.3, 4.9, 50.0])
+def test_a_team_added_to_both_at_once_works_in_a_second(waited_s):
+    network = strangers(left="red", right="blue")
+    left, right = network.nodes["left"], network.nodes["right"]
+    until_first_arrival(network, left, right, waited_s)
+    network.guardian.attach("left", "green")
+    network.run(0.01)
+    network.guardian.attach("right", "green")
+    assert until_first_arrival(network, left, right, 40.0) < WORKS_S
+
+
+def test_who_asked_in_vain_is_asked_back_only_with_a_team_in_common_and_not_after_a_minute():
+    network = strangers(left="red", right="blue")
+    left, right = network.nodes["left"], network.nodes["right"]
+    left.ping(right)
+    network.run(1)
+    network.guardian.attach("right", "green")
+    network.run(6)
+    assert asks_of(network, right) == 0
+    network.run(STRANGER_S)
+    network.guardian.attach("right", "red")
+    network.run(6)
+    assert asks_of(network, right) == 0
+    left.ping(right)
+    network.run(1)
+    assert right.anchor.sessions
+
+
+def asks_of(network: SimNetwork, node) -> int:
+    handle = node.anchor.standing.grant.control.handle
+    return network.channel.published[handle, Kind.ASK]
 
 
 def test_a_team_taken_away_ends_its_streams_and_nothing_more_is_delivered():

@@ -119,7 +119,7 @@ def test_streams_that_there_are_get_new_keys_during_a_flood(network, victim):
     first = peer.anchor.sessions[victim.node_id].out.stream_id
     Flood(network, victim, ["ops"])
     network.run(1)
-    peer.anchor._ask_in_stream(peer.anchor.sessions[victim.node_id], network.now())
+    peer.anchor.sessions.rekey(peer.anchor.sessions[victim.node_id], network.now())
     assert network.run_until(lambda: peer.anchor.sessions[victim.node_id].out.stream_id != first, 1)
 
 

@@ -13,6 +13,7 @@ from conflux.anchor.idle import IdleTimes
 from conflux.testing.fakes import FakeCrypto
 from conflux.testing.simnet import Link, Ping, SimNetwork, SimNode
 from conflux.testing.simnet.footprint import footprint
+from conflux.wire.credentials import Revoked
 
 
 def tables(node: SimNode) -> dict[str, int]:
@@ -230,6 +231,9 @@ class Day:
         sizes = [footprint(n.anchor, beyond=(SimNode, FakeCrypto)) for n in self.nodes]
         for found in sizes:
             found.pop(".counters", None)
+            # Of each start a serial stays, for as long as its certificate would have lived.
+            for way in [way for way in found if "revoked" in way]:
+                del found[way]
         mine = ("conflux.anchor.", "conflux.wire.", "conflux.testing.simnet.underlay")
         alive = Counter(
             type(thing).__qualname__
@@ -237,6 +241,7 @@ class Day:
             # Some classes of others define __module__ for their instances: then it is no text here.
             if str(type(thing).__module__).startswith(mine) and type(thing) is not Link
         )
+        alive.pop(Revoked.__name__, None)
         network = self.network
         return {
             **{f"node {n.name}": dict(found) for n, found in zip(self.nodes, sizes, strict=True)},
@@ -287,7 +292,7 @@ class Day:
         if what == 0:
             one.restart()
         elif what == 1 and one.is_alive:
-            one.stop()
+            self.chance.choice([one.stop, one.crash])()
         elif what == 2:
             network.channel.is_down = not network.channel.is_down
         elif what == 3:
@@ -307,7 +312,7 @@ class Day:
         self.network.run(until_s - self.network.now())
 
 
-SEEN = ("opened", "closed", "idle", "no route", "peer started anew", "team changed", "granted", ">")
+SEEN = ("opened", "closed", "idle", "no route", "revoked", "team changed", "granted", ">")
 """Of what happens to streams and routes, how often is looked for; the last: a relayed route."""
 REST_S = 600.0
 HOUR_S = 3_600.0

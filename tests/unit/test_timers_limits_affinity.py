@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from conflux.anchor import affinity
 from conflux.anchor.limits import MAX_SENDERS, RateLimit, SeenNonces, Shares
 from conflux.anchor.timers import Timers
+from conflux.api import NodeId
 from conflux.wire.control import MAX_TEAM_TAGS
 from conflux.wire.credentials import TeamKey
 
@@ -186,3 +187,16 @@ def test_salt_depends_on_all_common_teams_and_on_nothing_else(one, other):
 
     assert salt(one, backwards=False) == salt(one, backwards=True)
     assert (salt(one, backwards=False) == salt(other, backwards=False)) is (one == other)
+
+
+def test_strangers_are_bounded_and_the_latest_are_kept():
+    core = bytes(range(32))
+    strangers = affinity.Strangers()
+    for n in range(affinity.MAX_STRANGERS + 10):
+        tags = [affinity.team_tag(team(1).key, core)]
+        strangers.note(NodeId(n.to_bytes(32, "big")), core, tags, now=0.0)
+    assert strangers.that_share([team(2)], now=1.0) == []
+    found = strangers.that_share([team(2), team(1)], now=1.0)
+    latest = range(10, affinity.MAX_STRANGERS + 10)
+    assert [int.from_bytes(node, "big") for node in found] == list(latest)
+    assert strangers.that_share([team(1)], now=1.0) == []

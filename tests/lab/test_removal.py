@@ -1,0 +1,181 @@
+"""A member that does not want to know of its removal is cut off in a second; who stays goes on.
+
+The mole runs the real program, patched to take nothing that Guardian says after its login.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.lab
+
+PROGRAMS = Path(__file__).with_name("programs")
+TEAM = "ops"
+PORT = 7_000
+EVERY_S = 0.01
+DEAD_S = 1.0
+"""From the return of Guardian's command to the last packet, either way."""
+GAP_S = 0.5
+"""The longest that a flow of those who stay may stand still: a loaded machine stalls, too."""
+WORKS_S = 1.0
+"""From the return of Guardian's command to the first packet of a new team."""
+
+
+@pytest.fixture(scope="module")
+def three(overlay):
+    """London, tokyo and the mole, of three users, without a common team."""
+    overlay.start_guardian()
+    owners = {"london": "alice", "tokyo": "bob", "mole": "carol"}
+    nodes = [overlay.conflux(name, user) for name, user in owners.items()]
+    for node in nodes:
+        node.ready()
+    overlay.admin("team", "create", TEAM, "--owner", "alice@example.org")
+    return nodes
+
+
+class Beats:
+    """A steady flow from each of some conflux to another, and what arrived of it."""
+
+    def __init__(self, overlay, *ways) -> None:
+        self.ways = ways
+        self._heard, self._processes = {}, []
+        for target in {target.name: target for _, target in ways}.values():
+            process, out = overlay.program(target.host, "beat", "hear", target.address, PORT)
+            self._processes.append(process)
+            self._heard[target.name] = out
+            overlay.until(lambda o=out: "ready" in o.read_text(), "a listener")
+        for source, target in ways:
+            process, _ = overlay.program(
+                source.host, "beat", "send", source.address, target.address, PORT, EVERY_S
+            )
+            self._processes.append(process)
+
+    def all_arrive(self) -> bool:
+        return all(self.arrivals(*way) for way in self.ways)
+
+    def arrivals(self, source, target) -> list[tuple[int, float]]:
+        """(number, time) of what came from *source* to *target*."""
+        whole, _, _ = self._heard[target.name].read_text().rpartition("\n")
+        lines = (line.split() for line in whole.splitlines()[1:])
+        return [(int(n), float(t)) for sender, n, t in lines if sender == source.address]
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def assert_goes_on(beats, source, target, since) -> str:
+    """The flow neither stood still nor doubled anything; return what was seen."""
+    arrivals = [(n, t) for n, t in beats.arrivals(source, target) if t > since]
+    numbers = [n for n, _ in arrivals]
+    gap = max(later - earlier for (_, earlier), (_, later) in pairwise(arrivals))
+    lost = max(numbers) - min(numbers) + 1 - len(set(numbers))
+    assert len(numbers) == len(set(numbers)), "a packet came twice"
+    assert gap < GAP_S
+    return f"{source.name} > {target.name}: {len(numbers)} packets, {lost} lost, gap {gap:.3f} s"
+
+
+def last(beats, source, target) -> float:
+    return max(time for _, time in beats.arrivals(source, target))
+
+
+def assert_dead(beats, ways, since) -> list[str]:
+    """Nothing came through DEAD_S after *since*; return what was seen."""
+    seen = []
+    for source, target in ways:
+        after_s = last(beats, source, target) - since
+        seen.append(f"{source.name} > {target.name}: dead {after_s:+.3f} s")
+        assert after_s < DEAD_S, seen
+    return seen
+
+
+def test_added_team_works_in_a_second(overlay, three):
+    london, tokyo, _ = three
+    processes = [node.process.pid for node in three]
+    beats = Beats(overlay, (london, tokyo), (tokyo, london))
+    time.sleep(3.0)
+    assert not any(beats.arrivals(*way) for way in beats.ways)
+    for node in (london, tokyo):
+        overlay.admin("team", "attach", TEAM, node.name)
+    added = time.monotonic()
+    overlay.until(beats.all_arrive, "the team to take effect")
+    beats.stop()
+    seen = {
+        f"{source.name} > {target.name}": beats.arrivals(source, target)[0][1] - added
+        for source, target in beats.ways
+    }
+    print("the first packet, from the end of the command:", seen)
+    assert max(seen.values()) < WORKS_S
+    assert [node.process.pid for node in three] == processes, "nobody was restarted"
+
+
+def join_with_the_mole(overlay, three) -> Beats:
+    """The mole gets the team by its login, the last word of Guardian's that it takes."""
+    london, tokyo, mole = three
+    overlay.admin("team", "attach", TEAM, mole.name)
+    mole.stop()
+    mole.program = [sys.executable, str(PROGRAMS / "deaf.py")]
+    mole.run().ready()
+    beats = Beats(overlay, (london, tokyo), (tokyo, london), (mole, london), (tokyo, mole))
+    overlay.until(beats.all_arrive, "all of them to talk")
+    time.sleep(1.0)
+    return beats
+
+
+def test_removed_member_that_ignores_it_is_dead_in_a_second_and_the_others_go_on(overlay, three):
+    london, tokyo, mole = three
+    beats = join_with_the_mole(overlay, three)
+    processes = [node.process.pid for node in three]
+    began = time.monotonic()
+    overlay.admin("team", "detach", TEAM, mole.name)
+    removed = time.monotonic()
+    time.sleep(DEAD_S + 2.0)
+    beats.stop()
+    print(
+        f"the command took {removed - began:.3f} s; from its end:",
+        *assert_dead(beats, beats.ways[2:], removed),
+        *(assert_goes_on(beats, *way, began - 0.5) for way in beats.ways[:2]),
+        sep="\n",
+    )
+    assert london.reaches(tokyo)
+    assert not mole.ping(london, wait_s=1)
+    assert [node.process.pid for node in three] == processes, "nobody was restarted"
+
+
+def test_deleted_conflux_that_runs_on_is_nobodys_peer_or_neighbour_any_more(overlay, three):
+    london, tokyo, mole = three
+    beats = join_with_the_mole(overlay, three)
+    gone = mole.node_id
+    assert gone in neighbours(london)
+    # Unregistered from elsewhere, so that the mole's own process is not asked to stop.
+    elsewhere = overlay.folder / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    shutil.copy(mole.folder / "conflux.json", elsewhere)
+    began = time.monotonic()
+    mole.host.run([*tokyo.program, "unregister", "--config-dir", str(elsewhere)])
+    removed = time.monotonic()
+    time.sleep(DEAD_S)
+    for node in (london, tokyo):
+        assert gone not in neighbours(node), node.name
+    time.sleep(3.0)
+    beats.stop()
+    print(
+        f"the command took {removed - began:.3f} s; from its end:",
+        *assert_dead(beats, beats.ways[2:], removed),
+        *(assert_goes_on(beats, *way, began - 0.5) for way in beats.ways[:2]),
+        sep="\n",
+    )
+    assert mole.process.poll() is None
+    for node in (london, tokyo):
+        assert gone not in neighbours(node), node.name
+
+
+def neighbours(node) -> set[str]:
+    return {neighbour["node_id"] for neighbour in node.status()["neighbours"]}
