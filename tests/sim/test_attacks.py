@@ -178,6 +178,44 @@ def test_frame_under_a_label_of_another_tether_is_dropped(relayed):
     assert relayed.right.anchor.counters["frame_replayed"] == 0
 
 
+def test_label_guessing_from_another_tether_finds_nothing(relayed):
+    """A neighbour of the relay sends genuine frames of others under every label that was given
+    out on the other tethers, and thousands that were not."""
+    talk(relayed)
+    network, left, right = relayed.network, relayed.left, relayed.right
+    route = left.anchor.routing.get(right.node_id).routes[0]
+    relay = next(r for r in relayed.relays if r.node_id == route.path[1])
+    mallory = network.add_node("mallory")
+    mallory.anchor._ask_node(relay.node_id, network.now())
+    network.run(1)
+    frames = sent_frames(network, left)
+    for number in range(20):
+        left.send_packet(right, b"%d" % number, port=7 + number)
+    network.run(1)
+    given = {label for n in relay.anchor.neighbours.all() for label in n.labels}
+    assert given
+    guesses = [*given, *range(1_000), *(n * 0x10001 & 0xFFFFFFFF for n in range(2_000))]
+    carried, received = relay.anchor.relay.carried, len(right.received) + len(left.received)
+    complaints: list[float] = []
+    receive = mallory.anchor.neighbours.get(relay.node_id).tethers[-1]._on_reliable
+    mallory.anchor.neighbours.get(relay.node_id).tethers[-1]._on_reliable = lambda message: (
+        complaints.append(network.now()),
+        receive(message),
+    )
+    before = relay.anchor.counters["label_unknown"]
+    for guess in guesses:
+        guessed = OUTER.pack(DATA_BYTE, 5, 0, guess) + frames[guess % len(frames)][OUTER.size :]
+        tether(mallory, relay).send([guessed])
+        network.run(0.001)
+    network.run(1)
+    assert relay.anchor.counters["label_unknown"] - before == len(guesses)
+    assert len(complaints) < 8 + 4 * len(guesses) * 0.001 + 8, "few are answered"
+    assert relay.anchor.relay.carried == carried
+    assert len(right.received) + len(left.received) == received
+    assert relay.anchor.neighbours.get(mallory.node_id).labels == {}
+    talk(relayed)
+
+
 def test_a_frame_out_of_hops_goes_no_further(relayed):
     talk(relayed)
     route = relayed.left.anchor.routing.get(relayed.right.node_id).routes[0]

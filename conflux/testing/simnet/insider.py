@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from conflux.anchor.affinity import make_tags
 from conflux.anchor.handshake import PendingAsk, Standing, make_ask
 from conflux.anchor.identity import Identity, address_tag
+from conflux.anchor.seal import hkdf_expand, hkdf_extract
 from conflux.testing.simnet.underlay import TETHER_KIND
-from conflux.wire.control import AuthLevel, Purpose, Target, TargetKind
-from conflux.wire.credentials import Certificate, Grant
+from conflux.wire.control import (
+    Ask,
+    AuthLevel,
+    Kind,
+    Purpose,
+    Target,
+    TargetKind,
+    envelope,
+)
+from conflux.wire.credentials import KEY_BYTES, Certificate, Grant
 
 if TYPE_CHECKING:
     from conflux.testing.simnet.network import SimNetwork
@@ -74,6 +87,27 @@ class Insider:
             avoid=(),
             wall=self.network.wall(),
         )
+
+    def read_ask(self, message: bytes) -> Ask:
+        """What a member of the plane reads in an Ask, whoever it is for."""
+        head, sealed = message[: 2 + KEY_BYTES], message[2 + KEY_BYTES :]
+        return Ask.decode(self._aead(head).decrypt(bytes(12), sealed, head))
+
+    def seal_ask(self, ask: Ask) -> bytes:
+        """Any Ask as a message: under the plane key, which is all that seals it."""
+        head = envelope(Kind.ASK, self.network.entropy(KEY_BYTES))
+        return head + self._aead(head).encrypt(bytes(12), ask.encode(), head)
+
+    def tagged(self, ask: Ask) -> Ask:
+        """*ask* with the tags of his own teams."""
+        core_hash = hashlib.sha256(ask.core()).digest()
+        tags = make_tags(self.standing.grant.teams, core_hash, self.network.entropy)
+        return replace(ask, team_tags=tags)
+
+    def _aead(self, head: bytes) -> AESGCM:
+        """docs/protocol/handshake.md §1."""
+        secret = hkdf_extract(head[2:], self.standing.grant.plane_key)
+        return AESGCM(hkdf_expand(secret, b"VeilNet/1 ask", KEY_BYTES))
 
     def ask_address(self, address: bytes) -> PendingAsk:
         """Make an Ask for streams and publish it under the pseudonym of *address*."""
