@@ -72,6 +72,7 @@ def test_plain_http_beyond_private_addresses_is_answered_with_https(server):
         "https://guardian.example:99999",
         "https://guardian.example:port",
         "https://[::1",
+        "https://[fe80::1%zöne]",
         "https://[fe80::1%25eth0]",
         "https://a\nb",
         "https://-dash.example",

@@ -32,9 +32,9 @@ def base_url(server: str) -> str:
     """
     try:
         url = httpx.URL(server.strip())
+        host = url.raw_host.decode("ascii")  # httpx leaves the zone of an IPv6 address as it is
     except (httpx.InvalidURL, TypeError, ValueError):
         raise _no_url(server) from None
-    host = url.raw_host.decode("ascii")
     if url.scheme not in ("http", "https") or not _is_host(host):
         raise _no_url(server)
     if url.port is not None and not 0 < url.port <= _MAX_PORT:
