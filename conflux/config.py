@@ -151,6 +151,8 @@ class _File:
         except tomllib.TOMLDecodeError as error:
             # The message ends with "(at line L, column C)".
             raise UsageError(f"{path}: {error}") from None
+        except RecursionError:
+            raise UsageError(f"{path}: nested too deeply") from None
         self._check_keys("", self._data, [*_OPTIONS, "idle", "relay", "plugins", "plugin"])
 
     def options(self) -> dict[str, Any]:

@@ -199,6 +199,12 @@ def test_mistakes_in_the_file_say_where_and_what(tmp_path: Path, text: str, mess
     assert refusal(tmp_path, text) == message
 
 
+def test_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a = " + "[" * 2_000)
+    with pytest.raises(UsageError, match="nested too deeply"):
+        load_config(tmp_path, {})
+
+
 def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "conflux.toml").write_bytes(b'tun_name = "\xff"\n')
     with pytest.raises(UsageError, match="not UTF-8 at byte 12"):
