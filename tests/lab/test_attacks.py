@@ -65,7 +65,19 @@ def tap(overlay):
 
 
 @pytest.fixture(scope="module")
-def pair(overlay, tap, python):
+def reader(overlay, tap):
+    """The files of all that the Master carries, and of what it tells its owner."""
+    records = overlay.folder / "read", overlay.folder / "read of the system"
+    url = f"nats://{overlay.internet.address}:4222"
+    _, out = overlay.program(
+        overlay.internet.world, "nats_reader", overlay.data, url, *records, stdin=subprocess.DEVNULL
+    )
+    overlay.until(lambda: "ready" in out.read_text(), "the reader")
+    return records
+
+
+@pytest.fixture(scope="module")
+def pair(overlay, tap, reader, python):
     """London and Tokyo of two users with a team in common, who have talked."""
     london, tokyo = overlay.conflux("london", "alice"), overlay.conflux("tokyo", "bob")
     london.ready()
@@ -101,15 +113,8 @@ class Watch:
         return self.log_lines() - self.lines
 
 
-def test_nobody_who_runs_the_master_learns_who_talks_or_what(overlay, tap, pair):
-    _, _, record = tap
-    tapped = record.read_bytes()
-    assert tapped.count(b"PUB v1.") >= 3, "Ask, Answer and Open went this way"
-    assert max(map(len, tapped.split(b"PUB v1."))) > 8000, "and whole"
-    # JWTs are base64: what they say counts as sent.
-    for part in itertools.chain.from_iterable(JWT.findall(tapped)):
-        tapped += base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
-    assert b'"pub"' in tapped, "permissions are in there"
+def secrets_of(overlay, pair):
+    """What the two must not show, by name: as text and as it stands in messages."""
     secrets = {"team": TEAM.encode(), "marker": MARKER, "plane": b'"home"'}
     secrets |= {word: word.encode() for word in ("candidate", "ufrag", "fingerprint", "sctp")}
     for conflux in pair:
@@ -118,7 +123,6 @@ def test_nobody_who_runs_the_master_learns_who_talks_or_what(overlay, tap, pair)
             f"{conflux.name} tag": conflux.name.encode(),
             f"{conflux.name} overlay": conflux.address.encode(),
             f"{conflux.name} overlay packed": ip_address(conflux.address).packed,
-            f"{conflux.name} underlay": str(conflux.host.address).encode(),
             f"{conflux.name} node id": bytes.fromhex(info["node_id"]),
             f"{conflux.name} node id in hex": info["node_id"].encode(),
             f"{conflux.name} id": info["id"].encode(),
@@ -126,12 +130,56 @@ def test_nobody_who_runs_the_master_learns_who_talks_or_what(overlay, tap, pair)
         }
     with sqlite3.connect(f"file:{overlay.data / 'guardian.db'}?mode=ro", uri=True) as db:
         certificates = [row[0] for row in db.execute("select encoded from certificates")]
+        keys = [row[0] for row in db.execute("select key from teams union select key from planes")]
+        names = [row[0] for row in db.execute("select id from teams union select id from planes")]
     db.close()
-    assert len(certificates) == 2
+    assert len(certificates) >= 2
+    assert len(keys) > 3, "the team's, two users', the plane's own"
     for number, certificate in enumerate(certificates):
         for at in range(0, len(certificate) - 32, 32):
             secrets[f"certificate {number} at {at}"] = certificate[at : at + 32]
+    for number, key in enumerate(keys):
+        secrets |= {f"key {number}": key, f"key {number} in hex": key.hex().encode()}
+    for name in names:
+        secrets |= {f"id {name}": str(name).encode(), f"id {name} packed": uuid.UUID(name).bytes}
+    return secrets
+
+
+def underlay_of(pair):
+    return {f"{conflux.name} underlay": str(conflux.host.address).encode() for conflux in pair}
+
+
+def decoded(record):
+    """All of it, and what its JWTs say: they are base64."""
+    for part in itertools.chain.from_iterable(JWT.findall(record)):
+        record += base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    return record
+
+
+def test_nobody_who_runs_the_master_learns_who_talks_or_what(overlay, tap, pair):
+    _, _, record = tap
+    tapped = record.read_bytes()
+    assert tapped.count(b"PUB v1.") >= 3, "Ask, Answer and Open went this way"
+    assert max(map(len, tapped.split(b"PUB v1."))) > 8000, "and whole"
+    tapped = decoded(tapped)
+    assert b'"pub"' in tapped, "permissions are in there"
+    secrets = secrets_of(overlay, pair) | underlay_of(pair)
     assert [name for name, value in secrets.items() if value in tapped] == []
+
+
+def test_reading_all_of_nats_with_the_masters_own_privileges_finds_nothing(overlay, reader, pair):
+    """Grants that Guardian pushes included; beside it what the server tells of its connections."""
+    carried, system = (decoded(record.read_bytes()) for record in reader)
+    zeros = b"0" * 32
+    subjects = [line for line in carried.split(b"\n") if line.startswith(b"v1.")]
+    assert len(subjects) >= 5
+    assert any(subject.endswith(b"." + zeros) for subject in subjects), "Guardian's grants, too"
+    secrets = secrets_of(overlay, pair)
+    found = {name for name, value in (secrets | underlay_of(pair)).items() if value in carried}
+    assert found == set()
+    # Where its clients connect from is what every server knows.
+    assert b"$SYS." in system
+    assert [name for name, value in secrets.items() if value in system] == []
 
 
 def test_noise_of_a_rightful_member_is_counted_and_not_logged(overlay, pair):
