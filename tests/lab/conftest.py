@@ -314,11 +314,14 @@ class Overlay:
         return dict(json.loads(lines[-1]))
 
     def serve_stream(
-        self, at: Conflux, size_bytes: int, *, address: str = "", port: int = 9000
+        self, at: Conflux, size_bytes: int, *, address: str = "", port: int = 9000, marker: str = ""
     ) -> Callable[[], None]:
-        """Serve streams of *size_bytes* at an overlay address; return what ends that."""
-        where = address or at.address
-        process, out = self.program(at.host, "transfer", "serve", where, port, size_bytes)
+        """Serve streams of *size_bytes* at an overlay address; return what ends that.
+
+        *marker* recurs in them every 512 bytes.
+        """
+        words = [address or at.address, port, size_bytes, *([marker] if marker else [])]
+        process, out = self.program(at.host, "transfer", "serve", *words)
         self.until(lambda: "ready" in out.read_text(), "the server")
         self._served = out
         return process.kill

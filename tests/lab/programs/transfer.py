@@ -1,4 +1,5 @@
-"""Sends or fetches a stream of bytes that a seed makes: `serve HOST PORT BYTES`, `fetch HOST PORT`.
+"""Sends or fetches a stream of bytes that a seed makes: `serve HOST PORT BYTES [MARKER]`,
+`fetch HOST PORT`. With a marker each 512 bytes of the stream begin with it.
 
 `serve` prints "ready" and then, for each connection until it is killed, the SHA-256 of what it
 sent; `fetch` prints {"bytes", "sha256"} after each megabyte and at the end. A stream that stands
@@ -13,26 +14,36 @@ import sys
 import threading
 
 BLOCK = 1 << 20
+MARKED = 512
 
 
-def serve(host: str, port: int, size: int) -> None:
+def serve(host: str, port: int, size: int, marker: bytes = b"") -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=64)
     print("ready", flush=True)
     for seed in range(1_000_000):
         connection, _ = listener.accept()
-        threading.Thread(target=send, args=(connection, seed, size), daemon=True).start()
+        threading.Thread(target=send, args=(connection, seed, size, marker), daemon=True).start()
 
 
-def send(connection: socket.socket, seed: int, size: int) -> None:
+def send(connection: socket.socket, seed: int, size: int, marker: bytes) -> None:
     chance, digest = random.Random(seed), hashlib.sha256()
     with connection:
         while size:
-            block = chance.randbytes(min(BLOCK, size))
+            block = marked(chance.randbytes(min(BLOCK, size)), marker)
             digest.update(block)
             size -= len(block)
             connection.sendall(block)
     print(digest.hexdigest(), flush=True)
+
+
+def marked(block: bytes, marker: bytes) -> bytes:
+    if not marker:
+        return block
+    starts = range(0, len(block), MARKED)
+    return b"".join(
+        (marker + block[at + len(marker) : at + MARKED])[: len(block) - at] for at in starts
+    )
 
 
 def fetch(host: str, port: int) -> None:
@@ -55,6 +66,6 @@ def tell(size: int, digest: "hashlib._Hash") -> None:
 if __name__ == "__main__":
     verb, host, port, *rest = sys.argv[1:]
     if verb == "serve":
-        serve(host, int(port), int(rest[0]))
+        serve(host, int(port), int(rest[0]), rest[1].encode() if rest[1:] else b"")
     else:
         fetch(host, int(port))
