@@ -42,7 +42,14 @@ from conflux.api.tether import (
     TetherDriver,
     TetherStats,
 )
-from conflux.api.tun import Layout, TunConfig, TunDevice, TunDriver
+from conflux.api.tun import (
+    MAX_RECORD_BYTES,
+    Gso,
+    Layout,
+    TunConfig,
+    TunDevice,
+    TunDriver,
+)
 from conflux.api.types import Buffer, Link, NodeId, Path, Settings
 
 __all__ = [
@@ -56,6 +63,7 @@ __all__ = [
     "ControlDriver",
     "CryptoDriver",
     "DriverInfo",
+    "Gso",
     "IceServer",
     "KEM_CIPHERTEXT_BYTES",
     "KEM_PUBLIC_BYTES",
@@ -70,6 +78,7 @@ __all__ = [
     "MAX_CONTROL_BYTES",
     "MAX_DESCRIPTION_BYTES",
     "MAX_MESSAGE_BYTES",
+    "MAX_RECORD_BYTES",
     "NodeId",
     "Path",
     "PathSample",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 API_VERSION = (1, 1)
 """(major, minor) of every contract in `conflux.api`. A plugin names the one it was written for.
 
-1.1: `Tether.unit_bytes`, `RegistrationRequest.attempt`, `Registration.other_addresses`.
+1.1: `Tether.unit_bytes`, `TunDevice.gso`, `RegistrationRequest.attempt`,
+`Registration.other_addresses`.
 """
 
 

@@ -8,18 +8,21 @@ A *burst* is a run of records in one buffer, in the same layout as a superframe
             | virtio_net_hdr (10 bytes) ‖ packet      layout VIRTIO
 
 `virtio_net_hdr` is the little-endian struct of Virtio 1.2 §5.1.6 without num_buffers: with it one
-record can hold up to 64 kB of one flow that the operating system cut out of no single packet.
+record can hold up to 64 kB of one flow, to be cut into packets only where it must be.
 """
 
 from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from conflux.api.types import Settings
+
+MAX_RECORD_BYTES = 65_494
+"""The largest record that fits one frame, size field included. No larger one is carried."""
 
 
 class Layout(enum.IntEnum):
@@ -27,6 +30,16 @@ class Layout(enum.IntEnum):
 
     BARE = 0
     VIRTIO = 1
+
+
+class Gso(enum.IntEnum):
+    """What a record of layout VIRTIO is cut into: its gso_type without the ECN bit (Virtio 1.2
+    §5.1.6). Each but NONE stands for packets of gso_size bytes of payload behind one header."""
+
+    NONE = 0
+    TCPV4 = 1
+    TCPV6 = 4
+    UDP_L4 = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +68,12 @@ class TunDevice(abc.ABC):
     """The interface's real name, which the system may have chosen."""
     mtu_bytes: int
     layout: Layout
-    """How this device lays out every record that it gives. It takes this layout and BARE."""
+    """How this device lays out every record that it gives. It takes this layout and BARE.
+
+    In layout VIRTIO a checksum may be left to be done (NEEDS_CSUM), in what it gives and takes.
+    """
+    gso: Collection[Gso] = frozenset()
+    """What it takes in layout VIRTIO, NONE included; empty if it takes BARE alone."""
     record_bytes: int
     """The largest record that `receive` can give, its size field included."""
 
