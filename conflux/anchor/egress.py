@@ -22,10 +22,11 @@ from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.reach import Reach, Route
 from conflux.anchor.stream import Session, Spent
 from conflux.anchor.timers import Timer, Timers
-from conflux.api import Layout, WireError
-from conflux.wire import ip
+from conflux.api import Buffer, Layout, WireError
+from conflux.wire import ip, segment
 from conflux.wire.credentials import Network
-from conflux.wire.frame import IN_STREAM, MAX_SUPERFRAME_BYTES, SIZE, records
+from conflux.wire.cut import Run, add, superframes
+from conflux.wire.frame import IN_STREAM, MAX_SUPERFRAME_BYTES, SIZE, bare, records
 
 WAITING_BYTES = 65_536
 WAITING_TOTAL_BYTES = 16 * 2**20
@@ -36,6 +37,7 @@ MAX_EGRESSERS = 4_096
 PEER_GONE_S = 1.0
 ASK_ANEW_S = 5.0
 _EMPTY = memoryview(bytes((Layout.BARE,)))
+_VIRTIO = bytes((Layout.VIRTIO,))
 
 
 @dataclass(slots=True, eq=False)
@@ -96,25 +98,37 @@ class Egress:
 
     # The packet path
 
-    def take(self, superframe: memoryview, *, now: float) -> None:
-        """Send every packet of *superframe*: its layout byte, then records as the device gave."""
-        groups: dict[tuple[Egresser, int], list[tuple[int, int]]] = {}
-        seen = 0
+    def take(self, burst: memoryview, *, now: float) -> None:
+        """Send every packet of *burst*: a layout byte, then records as the device gave them.
+
+        *burst* is writable and is altered.
+        """
+        groups: dict[tuple[Egresser, int], list[Run]] = {}
+        is_virtio = burst[:1] == _VIRTIO
         try:
-            for record, packet, end in records(superframe):
-                seen += 1
-                key = self._classify(superframe[packet:end])
-                if key is not None:
-                    groups.setdefault(key, []).append((record, end))
+            for record, packet, end in records(burst):
+                key = self._classify(burst[packet:end])
+                if key is None:
+                    continue
+                if is_virtio and not self._is_tidy(burst[record + SIZE.size : end], now):
+                    continue
+                add(groups.setdefault(key, []), record, end)
         except WireError:
             self._counters["tun_malformed"] += 1
-            seen = -1
         for (egresser, flow), runs in groups.items():
-            if len(runs) == seen:  # every packet has the same way: sealed where it stands
-                self._send(egresser, flow, superframe, now)
-            else:
-                joined = b"".join((superframe[:1], *(superframe[a:b] for a, b in runs)))
-                self._send(egresser, flow, memoryview(joined), now)
+            self._send(egresser, flow, burst, runs, now)
+
+    def _is_tidy(self, body: memoryview, now: float) -> bool:
+        """Make the virtio header one that may be sent. What cannot be sent as it is goes ahead."""
+        try:
+            if segment.tidy(body):
+                return True
+            packets = segment.segments(body)
+        except WireError:
+            self._counters["tun_malformed"] += 1
+            return False
+        self.take(memoryview(bare(packets)), now=now)
+        return False
 
     def _classify(self, packet: memoryview) -> tuple[Egresser, int] | None:
         """Return (egresser, flow): packets of one group share a stream and a route."""
@@ -134,25 +148,34 @@ class Egress:
         spread = egresser.reach is not None and len(egresser.reach.routes) > 1
         return egresser, ip.flow_hash(packet) if spread else 0
 
-    def _send(self, egresser: Egresser, flow: int, superframe: memoryview, now: float) -> None:
+    def _send(
+        self, egresser: Egresser, flow: int, burst: memoryview, runs: Sequence[Run], now: float
+    ) -> None:
+        if egresser.session is None and egresser.address in self._sessions:
+            self._bind(egresser, self._sessions[egresser.address], now)
         session, reach = egresser.session, egresser.reach
-        if session is None or reach is None:
-            self._wait(egresser, superframe, now)
-            self._find(egresser, now)
+        route = reach.choose(flow) if reach is not None else None
+        if session is None or reach is None or route is None:
+            for superframe in superframes(burst, runs, MAX_SUPERFRAME_BYTES):
+                self._wait(egresser, superframe, now)
+            if session is None or reach is None:
+                self._find(egresser, now)
+            else:
+                self._find_anew(egresser, session, reach, now)
             return
-        route = reach.choose(flow)
-        if route is None:
-            self._wait(egresser, superframe, now)
-            self._find_anew(egresser, session, reach, now)
-            return
-        fitted: Sequence[memoryview] = (superframe,)
+        if burst[0] == Layout.VIRTIO and not session.takes_virtio:
+            burst = _cut_up(burst, runs)
+            runs = [[1, len(burst)]]
         if self._path_mtu.is_narrow(session):
-            fitted = self._path_mtu.fit(superframe, session, now=now)
-        for part in fitted:
+            burst, runs = self._path_mtu.fit(burst, runs, session, now=now)
+        for superframe in superframes(burst, runs, route.superframe_bytes):
+            if len(superframe) > MAX_SUPERFRAME_BYTES:
+                self._counters["packet_too_large"] += 1
+                continue
             try:
-                self._seal_and_send(session, route, part, now)
+                self._seal_and_send(session, route, superframe, now)
             except Spent:
-                self._wait(egresser, part, now)
+                self._wait(egresser, superframe, now)
                 self._on_spent(session, now)
 
     def greet(self, session: Session, reach: Reach, *, now: float) -> bool:
@@ -222,8 +245,9 @@ class Egress:
         """There is a route: send what waits for it, oldest first."""
         for egresser in list(self._egressers.values()):
             if egresser.reach is reach and egresser.waiting:
-                for superframe in self._drain(egresser):
-                    self._send(egresser, 0, memoryview(superframe), now)
+                for drained in self._drain(egresser):
+                    superframe = memoryview(drained)
+                    self._send(egresser, 0, superframe, [[1, len(superframe)]], now)
 
     def answered(self, covers: Callable[[bytes], bool]) -> None:
         """The peer lives and has the keys that it had: nobody waits for another answer."""
@@ -336,13 +360,13 @@ class Egress:
             self._counters["packet_unanswered"] += 1
             self._tell_unreachable(superframe, now)
 
-    def _tell_unreachable(self, superframe: bytes, now: float) -> None:
+    def _tell_unreachable(self, superframe: Buffer, now: float) -> None:
         """Nobody answered for what is in *superframe*: its senders need not wait any longer."""
         whole = memoryview(superframe)
         for _, start, end in records(whole):
             self._icmp.host_unreachable(whole[start:end], now=now)
 
-    def _drain(self, egresser: Egresser) -> list[bytes]:
+    def _drain(self, egresser: Egresser) -> list[bytearray]:
         drained = []
         while egresser.waiting:
             drained.append(self._take_first(egresser))
@@ -355,7 +379,7 @@ class Egress:
         return superframe
 
 
-def _join(superframes: list[bytes]) -> list[bytes]:
+def _join(superframes: list[bytes]) -> list[bytearray]:
     """Join neighbours of one layout as far as they fit: fewer frames, same order."""
     joined: list[bytearray] = []
     for superframe in superframes:
@@ -365,9 +389,13 @@ def _join(superframes: list[bytes]) -> list[bytes]:
             last += superframe[1:]
         else:
             joined.append(bytearray(superframe))
-    return [bytes(superframe) for superframe in joined]
+    return joined
 
 
-def single(packet: bytes) -> bytes:
-    """A superframe of one bare packet."""
-    return bytes((Layout.BARE,)) + SIZE.pack(len(packet)) + packet
+def _cut_up(burst: memoryview, runs: Sequence[Run]) -> memoryview:
+    """The records of layout VIRTIO in *runs* as bare packets, for a peer that takes no other."""
+    packets: list[bytes] = []
+    for start, end in runs:
+        for record, _, after in records(burst, start, end):
+            packets += segment.segments(burst[record + SIZE.size : after])
+    return memoryview(bare(packets))

@@ -48,13 +48,14 @@ from conflux.wire.control import (
     envelope,
 )
 from conflux.wire.credentials import KEY_BYTES, Grant, TeamKey
+from conflux.wire.features import TAKES_VIRTIO
 
 SUITE_1 = 1
 """X-Wing, ML-DSA-65, AES-256-GCM, HKDF-SHA-256."""
 SUITES = (SUITE_1,)
 SUITE_NAMES = {SUITE_1: "X-Wing+ML-DSA-65+AES-256-GCM"}
 
-FEATURES = 0
+FEATURES = TAKES_VIRTIO
 """Bits for what every node can take beyond this version (wire/features.py)."""
 
 _ASK_INFO = b"VeilNet/1 ask"

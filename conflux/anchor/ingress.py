@@ -8,9 +8,18 @@ from collections.abc import Callable, Collection, Iterable
 from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.stream import InStream, Session
 from conflux.anchor.world import World
-from conflux.api import MAX_MESSAGE_BYTES, Layout, WireError
-from conflux.wire import icmp, ip
-from conflux.wire.frame import HEADER_BYTES, IN_STREAM, INNER, OUTER, read_layout, records
+from conflux.api import MAX_MESSAGE_BYTES, Gso, Layout, WireError
+from conflux.wire import icmp, ip, segment
+from conflux.wire.frame import (
+    HEADER_BYTES,
+    IN_STREAM,
+    INNER,
+    OUTER,
+    SIZE,
+    bare,
+    read_layout,
+    records,
+)
 
 _Covers = Callable[[bytes], bool]
 
@@ -34,11 +43,16 @@ class Ingress:
         self._path_mtu = path_mtu
         self._streams: dict[int, InStream] = {}
         self._own: frozenset[bytes] = frozenset()
+        self._gso: frozenset[int] = frozenset()
         self._plain = memoryview(bytearray(MAX_MESSAGE_BYTES))
 
     def accept_for(self, addresses: Iterable[bytes]) -> None:
         """Set this node's own addresses: what is for others is not delivered."""
         self._own = frozenset(addresses)
+
+    def device_takes(self, gso: Iterable[Gso]) -> None:
+        """Set what the TUN device takes in layout VIRTIO; at first nothing: all is cut up here."""
+        self._gso = frozenset(gso)
 
     @property
     def streams(self) -> Collection[InStream]:
@@ -97,23 +111,46 @@ class Ingress:
             self._counters["superframe_malformed"] += 1
 
     def _deliver(self, superframe: memoryview, session: Session) -> None:
-        # Runs of good records are handed over whole; a bad one only interrupts.
-        layout, peer = read_layout(superframe), session.peer
-        if layout is not Layout.BARE:
-            # Nobody may send it who has not seen it among our features (handshake.FEATURES).
-            raise WireError("layout that was not offered")
+        # Runs of good records are handed over whole; a bad one, or one that the device does not
+        # take as it is, only interrupts.
+        layout, covers = read_layout(superframe), session.peer.covers
         if self._path_mtu.is_narrow(session):
             superframe = self._path_mtu.clamp(superframe, session)
         start = end = 1
+        cut_up: list[bytes] = []
         for record, packet, after in records(superframe):
-            if self._may_come_in(superframe[packet:after], peer.covers):
+            if self._may_come_in(superframe[packet:after], covers) and (
+                layout is Layout.BARE or self._is_taken(superframe[record:after], cut_up)
+            ):
+                if cut_up:
+                    self._deliver_bare(cut_up)
                 end = after
                 continue
             if start < record:
                 self._world.deliver(superframe[start:record], layout)
             start = end = after
+        if cut_up:
+            self._deliver_bare(cut_up)
         if start < end:
             self._world.deliver(superframe[start:end], layout)
+
+    def _is_taken(self, record: memoryview, cut_up: list[bytes]) -> bool:
+        """Tell whether the device takes *record*, of layout VIRTIO, as it is.
+
+        If not, its packets are added to *cut_up*, or none of a malformed one.
+        """
+        body = record[SIZE.size :]
+        try:
+            if segment.check(body) in self._gso:
+                return True
+            cut_up += segment.segments(body)
+        except WireError:
+            self._counters["virtio_header_malformed"] += 1
+        return False
+
+    def _deliver_bare(self, packets: list[bytes]) -> None:
+        self._world.deliver(memoryview(bare(packets))[1:], Layout.BARE)
+        packets.clear()
 
     def _may_come_in(self, packet: memoryview, covers: _Covers) -> bool:
         try:

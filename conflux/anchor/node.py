@@ -127,7 +127,6 @@ class Anchor:
             attempts=self._attempts,
             admits=self._admits,
             on_established=self._established,
-            on_through=self._through,
             on_opened_again=self._opened_again,
             knows=self._knows,
             ask_tether=self._ask_node,
@@ -250,9 +249,12 @@ class Anchor:
 
     # What comes in
 
-    def take_burst(self, superframe: memoryview, *, now: float) -> None:
-        """Packets from the TUN device: a layout byte, then records."""
-        self.egress.take(superframe, now=now)
+    def take_burst(self, burst: memoryview, *, now: float) -> None:
+        """Packets from the TUN device: a layout byte, then records.
+
+        *burst* is writable, may be longer than one frame holds, and is altered.
+        """
+        self.egress.take(burst, now=now)
 
     def take_control(self, tag: bytes | None, sender: bytes, message: bytes, *, now: float) -> None:
         """A message to *tag* from the control channel; None: from inside a stream. Never raises."""
@@ -438,9 +440,6 @@ class Anchor:
     def _established(self, done: Established, now: float) -> None:
         self.neighbours.certified(done.peer)
         self.sessions.established(done, now)
-
-    def _through(self, done: Established, now: float) -> None:
-        self.sessions.through(done, now)
 
     def _opened_again(self, node: NodeId, now: float) -> None:
         self.sessions.greet_again(node, now)

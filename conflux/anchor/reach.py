@@ -12,7 +12,7 @@ from conflux.anchor.identity import Peer
 from conflux.anchor.tether import Neighbour
 from conflux.anchor.timers import Timer
 from conflux.api import NodeId, Path
-from conflux.wire.frame import DATA_BYTE, MAX_HOPS, OUTER
+from conflux.wire.frame import DATA_BYTE, HEADER_BYTES, MAX_HOPS, OUTER, TAG_BYTES
 
 DIRECT_RETRY_S = 30.0
 _FLOW_SPACE = 2**32
@@ -55,6 +55,11 @@ class Route:
         near_s = self.neighbour.srtt_s
         return None if near_s is None else near_s + self.beyond_s
 
+    @property
+    def superframe_bytes(self) -> int:
+        """How long a superframe on it should be at most."""
+        return self.neighbour.unit_bytes - HEADER_BYTES - TAG_BYTES
+
     def send(self, frame: bytearray, *, now: float) -> bool:
         """Write the outer header into *frame* and send it; False if it did not fit."""
         OUTER.pack_into(frame, 0, DATA_BYTE, MAX_HOPS, 0, self.label)
@@ -67,8 +72,6 @@ class Reach:
     """All that is known about reaching one destination."""
 
     peer: Peer
-    is_ready: bool = False
-    """Whether it has shown that it has the keys: else a direct frame could overtake our Open."""
     routes: list[Route] = field(default_factory=list)
     usable: list[Route] = field(default_factory=list)
     """Those that are not suspect; all if all are."""

@@ -15,7 +15,7 @@ from conflux.anchor.identity import Peer, due_from
 from conflux.anchor.quota import Quota
 from conflux.anchor.seal import Entropy
 from conflux.anchor.timers import Timer, Timers
-from conflux.api import LinkSample, NodeId, Tether, TetherStats, WireError
+from conflux.api import MAX_MESSAGE_BYTES, LinkSample, NodeId, Tether, TetherStats, WireError
 from conflux.wire import inband
 from conflux.wire.frame import LABEL_HERE, MessageType, probe, read_probe
 
@@ -95,6 +95,11 @@ class Neighbour:
     def kind(self) -> str:
         """The kind of the tether that carries."""
         return self.kinds[self.tethers[-1]] if self.tethers else ""
+
+    @property
+    def unit_bytes(self) -> int:
+        """How long a message should be at most."""
+        return self.tethers[-1].unit_bytes if self.tethers else MAX_MESSAGE_BYTES
 
     def send(self, message: bytes | bytearray | memoryview) -> bool:
         """Send on the datagram lane; False if it did not fit."""

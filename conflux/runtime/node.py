@@ -185,6 +185,7 @@ class Node:
             stack.callback(self._end_anchor, anchor, world)
             world.drive(anchor.timers)
             world.tun = await stack.enter_async_context(self._interface(drivers, standing.grant))
+            anchor.ingress.device_takes(world.tun.gso)
             world.control = self._control = await self._patiently(
                 "waiting for the Master", lambda: self._join(drivers, anchor, world)
             )

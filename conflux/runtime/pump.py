@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from conflux.anchor.node import Anchor
 from conflux.api import Closed, TunDevice
-from conflux.wire.frame import MAX_SUPERFRAME_BYTES
 
 log = logging.getLogger("conflux.pump")
 
-BURSTS_PER_WAKEUP = 8
+BURST_BYTES = 196_608
+"""Room for what one burst of reads finds. A device that may give 64 kB at once stops when less than
+that is left: the burst then holds twice as much, be it in two packets or in a thousand."""
+BURSTS_PER_WAKEUP = 3
 """After so many bursts the loop gets its turn: what comes in must not starve."""
 
 
@@ -21,13 +23,14 @@ def pump(
     now: Callable[[], float],
     on_closed: Callable[[], None],
     *,
-    burst_bytes: int = MAX_SUPERFRAME_BYTES,
+    burst_bytes: int = BURST_BYTES,
 ) -> None:
     """Attach *anchor* to *tun*. *on_closed* is called once if the device goes away.
 
-    One buffer holds a layout byte and then the burst: it is a superframe where it stands.
+    One buffer holds a layout byte and then the burst, which superframes are cut out of where it
+    stands.
     """
-    size = max(min(burst_bytes, MAX_SUPERFRAME_BYTES), 1 + tun.record_bytes)
+    size = 1 + max(burst_bytes, tun.record_bytes)
     buffer = memoryview(bytearray(size))
     buffer[0] = tun.layout
     room = buffer[1:]

@@ -1,5 +1,6 @@
 """What a node can take beyond this version: the `features` of Ask and Answer.
 
+    bit 0           superframes of layout virtio (frame.md §3)
     bits 16 to 31   MTU of its TUN device in bytes; 0 is not said
     the others      none is given out; unknown ones are ignored
 
@@ -7,6 +8,9 @@ docs/protocol/handshake.md §1, inside.md §1.
 """
 
 from __future__ import annotations
+
+TAKES_VIRTIO = 1 << 0
+"""Superframes of layout virtio, whatever the node's device takes."""
 
 DEFAULT_MTU_BYTES = 1_500
 """Of a node that does not say: as Ethernet has it."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from conflux.api import MAX_MESSAGE_BYTES, Layout, WireError
+from conflux.api import MAX_MESSAGE_BYTES, Buffer, Layout, WireError
 
 VERSION = 1
 OUTER = struct.Struct(">BBHI")
@@ -78,14 +78,17 @@ def read_probe(message: memoryview) -> tuple[int, int]:
     return sequence, stamp_us
 
 
-def records(superframe: memoryview) -> Iterator[tuple[int, int, int]]:
+def records(
+    superframe: memoryview, at: int = 1, end: int | None = None
+) -> Iterator[tuple[int, int, int]]:
     """Yield (start of record, start of packet, end of both) as offsets, in order.
 
-    Raises WireError for an unknown layout, a record beyond the end or one too small for IP.
+    *at* and *end* are where records begin and end, if not all are meant. Raises WireError for an
+    unknown layout, a record beyond the end or one too small for IP.
     """
     layout = read_layout(superframe)
     skip = SIZE.size + (_VIRTIO_HEADER_BYTES if layout is Layout.VIRTIO else 0)
-    at, end = 1, len(superframe)
+    end = len(superframe) if end is None else end
     while at < end:
         try:
             (size,) = SIZE.unpack_from(superframe, at)
@@ -96,6 +99,15 @@ def records(superframe: memoryview) -> Iterator[tuple[int, int, int]]:
             raise WireError("record of an impossible size")
         yield at, packet, after
         at = after
+
+
+def bare(packets: Iterable[Buffer]) -> bytearray:
+    """Lay *packets* out as a superframe, or a burst, of layout BARE."""
+    superframe = bytearray((Layout.BARE,))
+    for packet in packets:
+        superframe += SIZE.pack(len(packet))
+        superframe += packet
+    return superframe
 
 
 def read_layout(superframe: memoryview) -> Layout:

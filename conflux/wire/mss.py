@@ -13,11 +13,12 @@ _END, _NO_OPERATION, _MSS, _MSS_BYTES = 0, 1, 2, 4
 _WORD = struct.Struct(">H")
 
 
-def clamped(packet: memoryview, mtu_bytes: int) -> bytes | None:
+def clamped(packet: memoryview, mtu_bytes: int, *, is_summed: bool = True) -> bytes | None:
     """Return *packet* with its MSS lowered to what fits *mtu_bytes*; None if it may stay as it is.
 
-    *packet* is one that `ip.addresses` took for IP. What is no SYN, has no such option, or is
-    malformed in any way stays as it is: it is the receiver's to judge.
+    *packet* is one that `ip.addresses` took for IP; unless *is_summed* its checksum is still to be
+    made. What is no SYN, has no such option, or is malformed in any way stays as it is: it is the
+    receiver's to judge.
     """
     is_four = packet[0] >> 4 == 4
     protocol = packet[9] if is_four else packet[6]
@@ -33,7 +34,8 @@ def clamped(packet: memoryview, mtu_bytes: int) -> bytes | None:
         return None
     lowered = bytearray(packet)
     _WORD.pack_into(lowered, value_at, most)
-    _update(lowered, start, (value_at - start) % 2, announced, most)
+    if is_summed:
+        _update(lowered, start, (value_at - start) % 2, announced, most)
     return bytes(lowered)
 
 

@@ -21,6 +21,7 @@ from fuzz_world import (
     EPOCH_S,
     FRIEND,
     FRIENDS_MTU_BYTES,
+    GSO,
     KIND,
     ME,
     PLANE,
@@ -101,6 +102,7 @@ class Receiver:
             auth_level=level,
             now=0.0,
         )
+        self.anchor.ingress.device_takes(GSO)
         self.tethers = [self._join(self.friend), self._join(self.relay)]
         self.out = OutStream(THEIRS, now=0.0)
         self.unsigned: dict[int, bytes] = {}
@@ -140,7 +142,7 @@ class Receiver:
             handshake.SUITE_1,
             self.level,
             Secrets(THEIRS, OURS, bytes(32), TRANSCRIPT),
-            features.of_mtu(FRIENDS_MTU_BYTES),
+            handshake.FEATURES | features.of_mtu(FRIENDS_MTU_BYTES),
             asked=False,
             order=(0, b""),
         )
@@ -296,7 +298,7 @@ class Receiver:
     # What this node's own user and time do
 
     def burst(self, payload: bytes) -> None:
-        self.anchor.take_burst(memoryview(payload), now=self.world.clock)
+        self.anchor.take_burst(memoryview(bytearray(payload)), now=self.world.clock)
 
     def packet_to_friend(self, payload: bytes) -> None:
         self._packet_to(FRIEND, payload)

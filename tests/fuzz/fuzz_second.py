@@ -12,7 +12,7 @@ from typing import Any
 from fuzz_genuine import GENUINE, patched
 
 from conflux.api import WireError
-from conflux.wire import checkpoint, inband
+from conflux.wire import checkpoint, inband, segment
 from conflux.wire.control import Answer, Ask, Open, read_envelope
 from conflux.wire.credentials import Certificate, Grant, LoginRequest
 from conflux.wire.frame import read_outer, records
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "vectors"))
 import make_values
 import second_decoder
 import second_in_stream
+import second_virtio
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ def _outer(data: bytes) -> dict[str, int]:
 def _superframe(data: bytes) -> list[str]:
     whole = memoryview(data)
     return [whole[start:end].hex() for _, start, end in records(whole)]
+
+
+def _virtio(data: bytes) -> dict[str, Any]:
+    if len(data) <= segment.HEADER.size:
+        raise WireError("no packet")
+    segment.check(memoryview(data))
+    return make_values.virtio_values(data)
 
 
 _BOTH = (
@@ -80,6 +88,7 @@ _BOTH = (
         second_decoder.login,
         GENUINE["login"],
     ),
+    Both(_virtio, second_virtio.virtio),
 )
 
 

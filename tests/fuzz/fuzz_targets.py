@@ -19,7 +19,7 @@ from fuzz_receiver import HANDSHAKES, PACKETS, SIGNED, Receiver
 from fuzz_second import agree
 
 from conflux.api import Buffer, WireError
-from conflux.wire import checkpoint, fragment, icmp, inband, ip, mss
+from conflux.wire import checkpoint, fragment, icmp, inband, ip, mss, segment
 from conflux.wire.control import (
     Answer,
     Ask,
@@ -96,6 +96,39 @@ def superframe(data: bytes) -> None:
     except WireError:
         return
     fits(at == len(data))
+
+
+def virtio(data: bytes) -> None:
+    """A record of layout virtio, of a peer or the own kernel: what is taken is cut up, bounded."""
+    body = memoryview(bytearray(data))
+    try:
+        ip.addresses(body[segment.HEADER.size :])
+        may_be_sent = segment.tidy(body)
+    except WireError:
+        may_be_sent = False
+    is_taken = takes(segment.check, data)
+    fits(not may_be_sent or takes(segment.check, bytes(body)))
+    try:
+        packets = segment.segments(memoryview(data))
+    except WireError:
+        fits(not is_taken)
+        return
+    fits(sum(map(len, packets)) <= len(data) + 120 * len(packets))
+    fits(len(packets) <= (1 + len(data) // segment.MIN_GSO_SIZE if is_taken else 2_048))
+    fits(segment.segment_bytes(memoryview(data)) == max(map(len, packets)))
+    if is_taken:
+        parts = segment.split(memoryview(data), 1_000)
+        fits(all(takes(segment.check, part) for part in parts))
+        fits(packets == [p for part in parts for p in segment.segments(memoryview(part))])
+
+
+def takes(check: Callable[[memoryview], object], body: bytes) -> bool:
+    try:
+        ip.addresses(memoryview(body)[segment.HEADER.size :])
+        check(memoryview(body))
+    except WireError:
+        return False
+    return True
 
 
 def packet(data: bytes) -> None:
@@ -196,6 +229,7 @@ TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
     {
         "datagram": Fuzzed(datagram, 64),
         "superframe": Fuzzed(superframe, 1_024),
+        "virtio": Fuzzed(virtio, 1_024),
         "packet": Fuzzed(packet, 128),
         "inband": Fuzzed(in_band, 1_024),
         "control": Fuzzed(control),

@@ -20,6 +20,7 @@ from conflux.anchor.identity import Identity, Peer
 from conflux.api import (
     MAX_MESSAGE_BYTES,
     Buffer,
+    Gso,
     Layout,
     NodeId,
     Path,
@@ -30,7 +31,7 @@ from conflux.api import (
 )
 from conflux.testing.fakes import FakeCrypto
 from conflux.testing.simnet.guardian import SimGuardian
-from conflux.wire import icmp, inband, ip
+from conflux.wire import icmp, inband, ip, segment
 from conflux.wire.control import AuthLevel, Purpose, Target, TargetKind
 from conflux.wire.credentials import Grant
 from conflux.wire.frame import read_outer, records
@@ -42,6 +43,8 @@ KIND = "stub"
 MAX_RELIABLE_BYTES = 16_384
 
 TEAM = "ops"
+GSO = frozenset(Gso) - {Gso.UDP_L4}
+"""What this node's device takes, as on Linux before 6.2."""
 ME, FRIEND, STRANGER, RELAY = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"
 FRIENDS_MTU_BYTES = 1_280
 """Below this node's: packets to the friend, and SYNs both ways, have to be made to fit."""
@@ -158,7 +161,9 @@ class StubWorld:
 
     def deliver(self, records_: memoryview, layout: Layout) -> None:
         whole = memoryview(bytes((layout,)) + records_)
-        for _, start, end in records(whole):
+        for record, start, end in records(whole):
+            if layout is Layout.VIRTIO and segment.check(whole[record + 2 : end]) not in GSO:
+                raise AssertionError("a record came in that the device does not take")
             source, destination = ip.addresses(whole[start:end])
             if source not in self.sources or destination not in self.destinations:
                 raise AssertionError("a packet came in that no certificate allows")

@@ -32,6 +32,7 @@ from conflux.api import Buffer  # noqa: E402
 from conflux.testing.packets import SYN, ip_packet, tcp_packet, udp_packet  # noqa: E402
 from conflux.testing.simnet import SimNetwork, chain  # noqa: E402
 from conflux.testing.simnet.underlay import SimTether  # noqa: E402
+from conflux.testing.virtio import virtio_body  # noqa: E402
 from conflux.wire import checkpoint, icmp, ip  # noqa: E402
 from conflux.wire.control import Kind as ControlKind  # noqa: E402
 from conflux.wire.control import envelope  # noqa: E402
@@ -138,6 +139,8 @@ def of_vectors() -> Iterator[Seed]:
         number, data = names.get(case["message"]), bytes.fromhex(case["bytes"])
         if number is not None and len(data) < LONGEST_CONTROL_SEED:
             yield "second", bytes((number,)) + data
+    for case in vectors["virtio"]:
+        yield "second", bytes((12,)) + bytes.fromhex(case["bytes"])
     for number in range(6, 12):
         yield "second", bytes((number,))
         yield "second", bytes((number, 0, 0, 0, 2))
@@ -173,7 +176,22 @@ def of_packets() -> Iterator[Seed]:
         yield "packet", packet
         yield "superframe", b"\x00" + record(packet)
         yield "superframe", b"\x01" + record(bytes(10) + packet)
+        yield "virtio", bytes(10) + packet
     yield "superframe", b"\x00" + b"".join(map(record, packets()))
+
+
+def virtio_bodies(*, is_ours: bool = False) -> Iterator[bytes]:
+    for one, other in ((FRIEND, ME), ("fd00::2", "fd00::1")):
+        ends = [ip_address(one), ip_address(other)][:: -1 if is_ours else 1]
+        for made in (tcp_packet(*ends, bytes(300), flags=0x99), udp_packet(*ends, bytes(300))):
+            yield virtio_body(made)
+            yield virtio_body(made, gso_size=100, ecn=True)
+
+
+def of_offload() -> Iterator[Seed]:
+    for body in virtio_bodies():
+        yield "virtio", body
+        yield "superframe", b"\x01" + record(body)
 
 
 def of_plugins() -> Iterator[Seed]:
@@ -248,6 +266,9 @@ def programs() -> Iterator[Seed]:
     for message in reliable:
         yield "receive", step("relay_says", message[:300]) + step("friend_says", message[:300])
     yield "receive", step("superframe_direct", b"\x00" + record(packet))
+    for theirs, ours in zip(virtio_bodies(), virtio_bodies(is_ours=True), strict=True):
+        came = step("superframe_direct", b"\x01" + record(theirs))
+        yield "receive", came + step("burst", b"\x01" + record(ours))
     yield "receive", step("superframe_direct", bytes((IN_STREAM, 1, 1)) + bytes(60))
     yield (
         "receive",
@@ -305,7 +326,8 @@ def ends() -> tuple:
 def main() -> None:
     for former in (FOLDER / "corpus").glob("*/seed-*"):
         former.unlink()
-    makers = (of_wire, of_packet_auth, of_vectors, of_packets, of_plugins, programs, of_signed)
+    wire = of_wire, of_packet_auth, of_vectors, of_packets, of_offload
+    makers = (*wire, of_plugins, programs, of_signed)
     for target, seed in (pair for make in makers for pair in make()):
         folder = FOLDER / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)

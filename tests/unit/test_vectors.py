@@ -21,7 +21,7 @@ from conflux.anchor.stream import InStream
 from conflux.api import WireError
 from conflux.runtime.token import fingerprint_of
 from conflux.testing.fakes import FakeCrypto
-from conflux.wire import checkpoint, inband
+from conflux.wire import checkpoint, inband, segment
 from conflux.wire.checkpoint import AuthKind
 from conflux.wire.codec import Reader
 from conflux.wire.control import Answer, Ask, Open, read_envelope
@@ -42,6 +42,7 @@ import make  # noqa: E402
 import make_values  # noqa: E402
 import second_decoder as second  # noqa: E402
 import second_in_stream as in_stream  # noqa: E402
+import second_virtio  # noqa: E402
 
 
 def unhex(text: str) -> bytes:
@@ -168,6 +169,13 @@ def test_code_and_second_decoder_find_the_mtu_among_the_features(case):
     assert second.mtu_bytes(case["features"]) == case["mtu_bytes"]
 
 
+@pytest.mark.parametrize("case", VECTORS["virtio"], ids=by_comment)
+def test_code_takes_virtio_header_and_cuts_the_record_up(case):
+    body = unhex(case["bytes"])
+    segment.check(memoryview(body))
+    assert make_values.virtio_values(body) == case["values"]
+
+
 @pytest.mark.parametrize("case", HANDSHAKES, ids=by_comment)
 def test_code_reads_what_its_handshake_sealed(case):
     f = make.Fixture()
@@ -185,6 +193,7 @@ def test_code_refuses_each_bad_message():
         "outer": lambda data: read_outer(memoryview(data)),
         "probe": lambda data: (read_outer(memoryview(data)), read_probe(memoryview(data))),
         "superframe": lambda data: list(records(memoryview(data))),
+        "virtio": lambda data: segment.check(memoryview(data)),
         "open": Open.decode,
         "ask": Ask.decode,
         "packet_auth": checkpoint.decode,
@@ -300,6 +309,11 @@ def test_second_decoder_opens_no_frame_with_a_byte_changed_behind_the_outer_head
         changed[at] ^= 1
         with pytest.raises(second.Refused):
             second.frame(bytes(changed), key, iv)
+
+
+@pytest.mark.parametrize("case", VECTORS["virtio"], ids=by_comment)
+def test_second_decoder_takes_virtio_header_and_cuts_the_record_up(case):
+    assert second_virtio.virtio(unhex(case["bytes"])) == case["values"]
 
 
 @pytest.mark.parametrize("case", VECTORS["superframes"], ids=by_comment)
@@ -472,6 +486,7 @@ def test_second_decoder_refuses_each_bad_message():
         "outer": second.outer,
         "probe": second.probe,
         "superframe": second.superframe,
+        "virtio": second_virtio.virtio,
         "open": second.opening,
         "ask": second.ask,
         "packet_auth": in_stream.packet_auth,

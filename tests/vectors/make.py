@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest import mock
 
 import make_in_stream
+import make_virtio
 from make_values import (
     Values,
     answer_values,
@@ -158,10 +159,11 @@ def frames() -> list[Values]:
 
 
 def superframes() -> list[Values]:
-    packet = udp_packet(ip_address("10.77.0.2"), ip_address("10.77.0.3"), b"hello")
-    record = SIZE.pack(10 + len(packet)) + bytes(range(10)) + packet
-    values = {"layout": 1, "packets": [packet.hex()]}
-    return [case("virtio: a header of 10 bytes before the packet", b"\x01" + record, values)]
+    """One of layout virtio, with a record of each kind."""
+    bodies = [*make_virtio.bodies().values()]
+    whole = b"\x01" + b"".join(SIZE.pack(len(body)) + body for body in bodies)
+    values = {"layout": 1, "packets": [body[10:].hex() for body in bodies]}
+    return [case("virtio", whole, values)]
 
 
 def probes() -> list[Values]:
@@ -461,6 +463,7 @@ def refused(f: Fixture) -> list[Values]:
         ("superframe", "record beyond the end", b"\x00\x00\x15" + bytes(20)),
         ("superframe", "packet of 19 bytes", b"\x00\x00\x13" + bytes(19)),
         ("superframe", "virtio with 19 bytes", b"\x01\x00\x1d" + bytes(29)),
+        *make_virtio.bad(),
         ("open", "description of 4,097 bytes", long_description()),
         ("open", "driver's name is not UTF-8", bytes(64) + b"\x01\xff\x00\x00" + bytes(3309)),
         ("ask", "7 team tags", asked(f, tags=[bytes(16)] * 7)),
@@ -539,6 +542,7 @@ def build() -> Values:
         "suite": 1,
         "frames": sealed,
         "superframes": superframes(),
+        "virtio": make_virtio.good(),
         "probes": probes(),
         "inband": in_band(f),
         "features": features_said(),

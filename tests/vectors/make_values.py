@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from conflux.wire import inband
+from conflux.wire import inband, segment
 from conflux.wire.checkpoint import Checkpoint, Covered, Digests, Leaf, Message, Wanted
 from conflux.wire.control import Answer, Ask, Description, Open
 from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations, Revoked
@@ -226,3 +226,10 @@ def packet_auth_values(message: Message) -> Values:
                 "first": message.first,
                 "digests": given,
             }
+
+
+def virtio_values(body: bytes) -> Values:
+    names = "flags", "gso_type", "hdr_len", "gso_size", "csum_start", "csum_offset"
+    fields = segment.HEADER.unpack_from(body)
+    cut_up = [packet.hex() for packet in segment.segments(memoryview(body))]
+    return dict(zip(names, fields, strict=True)) | {"cut_up": cut_up}

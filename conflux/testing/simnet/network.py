@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.quota import Relaying
-from conflux.api import CryptoDriver, NodeId, Router
+from conflux.api import CryptoDriver, Gso, NodeId, Router
 from conflux.testing.fakes import EqualRouter, FakeCrypto
 from conflux.testing.simnet.channel import ControlMessage, SimChannel
 from conflux.testing.simnet.clock import Clock
@@ -76,10 +76,12 @@ class SimNetwork:
         tether_kinds: Sequence[str] = (TETHER_KIND,),
         mtu_bytes: int = DEFAULT_MTU_BYTES,
         relaying: Relaying = Relaying(),  # noqa: B008 (frozen)
+        gso: Collection[Gso] = (),
     ) -> SimNode:
         """Add and start a node. Without *address* it gets the next ones of 10.77/16 and fd77::/64.
 
-        An address comes with its plane's prefix length: "10.77.0.9/16".
+        An address comes with its plane's prefix length: "10.77.0.9/16". *gso* is what its TUN
+        device takes in layout VIRTIO; without it has no offload.
         """
         if name in self.nodes:
             raise ValueError(f"there is a node {name} already")
@@ -97,6 +99,7 @@ class SimNetwork:
             tether_kinds,
             mtu_bytes,
             relaying,
+            gso,
         )
         return node
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
@@ -12,13 +13,13 @@ from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import Identity
 from conflux.anchor.node import Anchor
 from conflux.anchor.quota import Relaying
-from conflux.api import Layout, NodeId, Path, Router, Tether, WireError
+from conflux.api import Gso, Layout, NodeId, Path, Router, Tether, WireError
 from conflux.testing.packets import udp_packet, udp_payload
 from conflux.testing.simnet.underlay import SimTether
-from conflux.wire import ip
+from conflux.wire import ip, segment
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import Grant
-from conflux.wire.frame import SIZE, records
+from conflux.wire.frame import SIZE, bare, records
 
 if TYPE_CHECKING:
     from conflux.testing.simnet.network import SimNetwork
@@ -67,6 +68,7 @@ class SimNode:
         tether_kinds: Sequence[str],
         mtu_bytes: int,
         relaying: Relaying,
+        gso: Collection[Gso],
     ) -> None:
         self.name = name
         self.packet_auth = packet_auth
@@ -83,6 +85,10 @@ class SimNode:
         """ICMP errors of its own about packets that it sent."""
         self.events: list[tuple[float, str]] = []
         """What the protocol told its world: streams opened and closed, routes changed, grants."""
+        self.gso = gso
+        """What its device takes from its next start on; an empty one has no offload."""
+        self.delivered: Counter[Layout] = Counter()
+        """How many records came in of each layout."""
         self.answers_pings = True
         self.keeps_received = True
         self.deferred_s = 0.001
@@ -130,6 +136,7 @@ class SimNode:
             silence_floor_s=0.0,  # the virtual clock stalls nobody
         )
         self._listen(grant)
+        self.anchor.ingress.device_takes(self.gso)
         self.anchor.timers.on_earliest = self._arm
         first = self.anchor.timers.next_deadline()
         if first is not None:
@@ -210,8 +217,14 @@ class SimNode:
 
     def send_burst(self, packets: Sequence[bytes]) -> None:
         """Give the protocol one burst, as one wake-up of a TUN device would."""
-        burst = b"".join(SIZE.pack(len(packet)) + packet for packet in packets)
-        self.anchor.take_burst(memoryview(bytes((Layout.BARE,)) + burst), now=self.now())
+        self.anchor.take_burst(memoryview(bare(packets)), now=self.now())
+
+    def send_bodies(self, bodies: Sequence[bytes]) -> None:
+        """The same of a device with offload: virtio headers with packets (wire/segment.py)."""
+        burst = bytearray((Layout.VIRTIO,)) + b"".join(
+            SIZE.pack(len(body)) + body for body in bodies
+        )
+        self.anchor.take_burst(memoryview(burst), now=self.now())
 
     def ping(self, to: SimNode | str, *, port: int | None = None) -> Ping:
         """Send a packet that *to* answers."""
@@ -225,11 +238,15 @@ class SimNode:
         return [arrival.packet[_headers(arrival.packet) :] for arrival in self.received]
 
     def deliver(self, records_: memoryview, layout: Layout) -> None:
-        for _, start, end in records(memoryview(bytes((layout,)) + records_)):
-            packet = bytes(records_[start - 1 : end - 1])
-            if self.keeps_received:
-                self.received.append(Arrival(self.now(), packet))
-            self._answer(packet)
+        for record, start, end in records(memoryview(bytes((layout,)) + records_)):
+            self.delivered[layout] += 1
+            packets = [bytes(records_[start - 1 : end - 1])]
+            if layout is Layout.VIRTIO:
+                packets = segment.segments(records_[record - 1 + SIZE.size : end - 1])
+            for packet in packets:
+                if self.keeps_received:
+                    self.received.append(Arrival(self.now(), packet))
+                self._answer(packet)
 
     def tell_system(self, packet: bytes) -> None:
         self.told.append(Arrival(self.now(), packet))
