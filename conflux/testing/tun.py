@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from conflux.api import Closed, Layout, TunDevice, Unavailable
-from conflux.testing.packets import Address, overhead_bytes, udp_packet, udp_payload
+from conflux.api import MAX_RECORD_BYTES, Closed, Gso, Layout, TunDevice, Unavailable
+from conflux.testing.packets import Address, overhead_bytes, tcp_packet, udp_packet, udp_payload
 from conflux.testing.rig import named, not_here, run, settle, until
+from conflux.testing.virtio import virtio_body
+from conflux.wire import ip, segment
 
 VIRTIO_HEADER_BYTES = 10
 _IPV4_MINIMUM_MTU_BYTES = 576
@@ -40,14 +42,36 @@ def records(data: memoryview, layout: Layout = Layout.BARE) -> list[bytes]:
     return packets
 
 
+def cut_up(data: memoryview, layout: Layout) -> list[bytes]:
+    """The packets that the records of *data* stand for, with the checksums that are to be made."""
+    if layout is Layout.BARE:
+        return records(data)
+    packets, at = [], 0
+    for packet in records(data, layout):
+        body = data[at + 2 : at + 2 + VIRTIO_HEADER_BYTES + len(packet)]
+        packets += segment.segments(body)
+        at += 2 + len(body)
+    return packets
+
+
+def as_sent(packet: bytes) -> bytes:
+    """*packet* without what changes where it is forwarded: hop limit, IPv4 header checksum."""
+    if packet[0] >> 4 == 4:
+        return packet[:8] + b"\0" + packet[9:10] + b"\0\0" + packet[12:]
+    return packet[:7] + b"\0" + packet[8:]
+
+
 class TunEnd:
-    """One device of a pair under test; keeps the payloads that the other one sent."""
+    """One device of a pair under test; keeps what the other one sent."""
 
     def __init__(self, device: TunDevice, pairs: Sequence[tuple[Address, Address]]) -> None:
         self.device = device
         self.pairs = pairs
         """(here, there), one for each address family that the pair carries."""
         self.payloads: list[bytes] = []
+        """Of each packet of the kit (conflux/testing/packets.py, UDP)."""
+        self.packets: list[bytes] = []
+        """Every packet that the other end sent, by `as_sent`."""
         self.callbacks = 0
         self.reads_per_callback = 1_000_000
         self.buffer_bytes = max(65_536, device.record_bytes)
@@ -72,10 +96,13 @@ class TunEnd:
             assert 0 <= size <= len(buffer)
             if not size:
                 return
-            self.keep(records(memoryview(buffer)[:size], self.device.layout))
+            self.keep(memoryview(buffer)[:size])
 
-    def keep(self, packets: Iterable[bytes]) -> None:
-        for packet in packets:
+    def keep(self, data: memoryview) -> None:
+        ends = {(there.packed, here.packed) for here, there in self.pairs}
+        for packet in cut_up(data, self.device.layout):
+            if ip.addresses(memoryview(packet)) in ends:
+                self.packets.append(as_sent(packet))
             for here, there in self.pairs:
                 payload = udp_payload(packet, there, here)
                 if payload is not None:
@@ -141,6 +168,10 @@ class TunConformance(abc.ABC):
             assert device.mtu_bytes >= _IPV4_MINIMUM_MTU_BYTES
             header = VIRTIO_HEADER_BYTES if device.layout is Layout.VIRTIO else 0
             assert device.record_bytes >= 2 + header + device.mtu_bytes
+            assert (Gso.NONE in device.gso) == (device.layout is Layout.VIRTIO)
+            assert set(device.gso) <= set(Gso)
+            if device.gso:
+                assert device.record_bytes <= MAX_RECORD_BYTES
 
     @_on_a_pair
     async def test_burst_keeps_packet_boundaries_and_order(
@@ -178,6 +209,29 @@ class TunConformance(abc.ABC):
                 left.device.send(memoryview(data), layout)
 
     @_on_a_pair
+    async def test_record_arrives_as_the_packets_that_it_stands_for(
+        self, left: TunEnd, right: TunEnd
+    ) -> None:
+        """Whole or cut up, and with the checksums that were left to be made."""
+        gso, data = left.device.gso, bytes(range(256)) * 9
+        bodies: list[bytes] = []
+        for here, there in left.pairs:
+            tcp = tcp_packet(here, there, data, flags=0x19)  # ACK, PSH, FIN
+            tcp_kind = Gso.TCPV4 if here.version == 4 else Gso.TCPV6
+            if Gso.NONE in gso:
+                bodies += map(virtio_body, (left.packet(b"odd"), tcp_packet(here, there, b"1")))
+            if tcp_kind in gso:
+                bodies.append(virtio_body(tcp, gso_size=500))
+            if Gso.UDP_L4 in gso:
+                bodies.append(virtio_body(udp_packet(here, there, data), gso_size=501))
+        sent = b"".join(len(body).to_bytes(2, "big") + body for body in bodies)
+        if bodies:
+            assert left.device.send(memoryview(sent), Layout.VIRTIO) == len(sent)
+        packets = [as_sent(p) for body in bodies for p in segment.segments(memoryview(body))]
+        await until(lambda: len(right.packets) >= len(packets), f"{len(packets)} packets to arrive")
+        assert right.packets == packets
+
+    @_on_a_pair
     async def test_sender_may_reuse_its_buffer_at_once(self, left: TunEnd, right: TunEnd) -> None:
         data = burst([left.packet(b"first"), left.packet(b"second")])
         assert left.device.send(memoryview(data), Layout.BARE) == len(data)
@@ -192,7 +246,7 @@ class TunConformance(abc.ABC):
 
         def one_read() -> bool:
             size = right.device.receive(memoryview(buffer))
-            right.keep(records(memoryview(buffer)[:size], right.device.layout))
+            right.keep(memoryview(buffer)[:size])
             buffer[:] = b"\xaa" * len(buffer)
             return bool(right.payloads)
 

@@ -48,6 +48,16 @@ class TestMemoryTunWithOffload(TunConformance):
         return MemoryTun.pair(layout=Layout.VIRTIO)
 
 
+class TestMemoryTunFromOffload(TunConformance):
+    async def make_pair(self) -> tuple[TunDevice, TunDevice]:
+        return MemoryTun.pair(layout=Layout.VIRTIO, right_layout=Layout.BARE)
+
+
+class TestMemoryTunToOffload(TunConformance):
+    async def make_pair(self) -> tuple[TunDevice, TunDevice]:
+        return MemoryTun.pair(layout=Layout.BARE, right_layout=Layout.VIRTIO)
+
+
 class TestMemoryTether(TetherConformance):
     async def make_drivers(self) -> tuple[TetherDriver, TetherDriver]:
         hub = MemoryHub()

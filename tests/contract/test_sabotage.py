@@ -23,6 +23,7 @@ from conflux.api import (
     ControlCredentials,
     ControlDriver,
     CryptoDriver,
+    Gso,
     KemPrivateKey,
     Layout,
     LoginAnswer,
@@ -179,15 +180,15 @@ class UndeadTun(MemoryTun):
 class NarrowTun(MemoryTun):
     """Says 1500 and carries 1400."""
 
-    def _is_valid(self, packet: bytes, header: bytes) -> bool:
-        return len(packet) <= 1_400 and super()._is_valid(packet, header)
+    def _is_valid(self, body: bytes) -> bool:
+        return len(body) <= 10 + 1_400 and super()._is_valid(body)
 
 
 class FussyTun(MemoryTun):
     """Fails on a packet that the system would drop."""
 
-    def _is_valid(self, packet: bytes, header: bytes) -> bool:
-        if not super()._is_valid(packet, header):
+    def _is_valid(self, body: bytes) -> bool:
+        if not super()._is_valid(body):
             raise OSError(22, "Invalid argument")
         return True
 
@@ -206,9 +207,33 @@ class ShySizeTun(MemoryTun):
         self.record_bytes = 600
 
 
+class ForgetfulTun(MemoryTun):
+    """Leaves a checksum undone."""
+
+    def _records(self, body: bytes, layout: Layout) -> list[bytes]:
+        return super()._records(body if layout is Layout.BARE else bytes(10) + body[10:], layout)
+
+
+class BoastfulTun(MemoryTun):
+    """Says that it takes many packets at once, in a layout that it does not have."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.gso = frozenset(Gso)
+
+
+def test_tun_that_leaves_a_checksum_undone_is_caught() -> None:
+    class Sabotaged(TunConformance):
+        async def make_pair(self) -> tuple[TunDevice, TunDevice]:
+            return ForgetfulTun.pair(layout=Layout.VIRTIO)
+
+    assert_caught(Sabotaged().test_record_arrives_as_the_packets_that_it_stands_for)
+
+
 @pytest.mark.parametrize(
     ("device", "check"),
     [
+        (BoastfulTun, "test_device_describes_itself"),
         (MergingTun, "test_burst_keeps_packet_boundaries_and_order"),
         (ReorderingTun, "test_burst_keeps_packet_boundaries_and_order"),
         (LendingTun, "test_sender_may_reuse_its_buffer_at_once"),

@@ -8,23 +8,37 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from conflux.api import Closed, Layout, Settings, TunConfig, TunDevice, TunDriver, Unavailable
+from conflux.api import (
+    MAX_RECORD_BYTES,
+    Closed,
+    Gso,
+    Layout,
+    Settings,
+    TunConfig,
+    TunDevice,
+    TunDriver,
+    Unavailable,
+    WireError,
+)
+from conflux.wire import ip, segment
 
 QUEUE_BYTES = 1 << 20
 """What waits in a device's queue at most, records with their size fields."""
-
-_HEADER_BYTES = 10
 
 CallSoon = Callable[[Callable[[], None]], object]
 """Runs a callback at the next turn of a loop: the running event loop's, or a simulated one's."""
 
 
 class MemoryTun(TunDevice):
-    """One of two joined devices. `pair` makes both."""
+    """One of two joined devices. `pair` makes both.
+
+    Between them is what a system does: where a device has no offload, it gets packets that are cut
+    up and have whole checksums.
+    """
 
     __slots__ = (
         "_call_soon", "_due", "_on_readable", "_peer", "_queue", "_queued_bytes", "closed",
-        "layout", "mtu_bytes", "name", "record_bytes",
+        "gso", "layout", "mtu_bytes", "name", "record_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -37,9 +51,10 @@ class MemoryTun(TunDevice):
     ) -> None:
         self.name = name
         self.layout = layout
+        self.gso = frozenset(Gso if layout is Layout.VIRTIO else ())
         self.mtu_bytes = mtu_bytes
-        # An offload device gives records longer than its MTU, up to what the size field can say.
-        self.record_bytes = 2 + (mtu_bytes if layout is Layout.BARE else 65_535)
+        # An offload device gives records longer than its MTU.
+        self.record_bytes = 2 + mtu_bytes if layout is Layout.BARE else MAX_RECORD_BYTES
         self.closed = False
         self._call_soon = call_soon
         self._on_readable: Callable[[], None] | None = None
@@ -53,12 +68,17 @@ class MemoryTun(TunDevice):
         cls,
         *,
         layout: Layout = Layout.BARE,
+        right_layout: Layout | None = None,
         mtu_bytes: int = 1500,
         call_soon: CallSoon | None = None,
     ) -> tuple[MemoryTun, MemoryTun]:
-        """Two joined devices of one layout. Without *call_soon* the running event loop calls."""
+        """Two joined devices, of one layout unless *right_layout* says otherwise.
+
+        Without *call_soon* the running event loop calls.
+        """
+        right_layout = layout if right_layout is None else right_layout
         left = cls("memory0", layout=layout, mtu_bytes=mtu_bytes, call_soon=call_soon)
-        right = cls("memory1", layout=layout, mtu_bytes=mtu_bytes, call_soon=call_soon)
+        right = cls("memory1", layout=right_layout, mtu_bytes=mtu_bytes, call_soon=call_soon)
         left._peer, right._peer = right, left
         return left, right
 
@@ -101,29 +121,33 @@ class MemoryTun(TunDevice):
         self._queued_bytes = 0
 
     def _take(self, body: bytes, layout: Layout) -> bool:
-        """Queue one record that the peer sent; False if the queue is full."""
-        header, packet = b"", body
-        if layout is Layout.VIRTIO:
-            header, packet = body[:_HEADER_BYTES], body[_HEADER_BYTES:]
-        elif self.layout is Layout.VIRTIO:
-            header = bytes(_HEADER_BYTES)
-        if self.closed or not self._is_valid(packet, header):
-            return True
-        record = (len(header) + len(packet)).to_bytes(2, "big") + header + packet
-        if self._queued_bytes + len(record) > QUEUE_BYTES:
+        """Queue one record that the peer sent, or the packets of it; False if the queue is full."""
+        records = [] if self.closed else self._records(body, layout)
+        size = sum(map(len, records))
+        if self._queued_bytes + size > QUEUE_BYTES:
             return False
-        self._queue.append(record)
-        self._queued_bytes += len(record)
+        self._queue.extend(records)
+        self._queued_bytes += size
         self._wake()
         return True
 
-    def _is_valid(self, packet: bytes, header: bytes) -> bool:
-        """As much of IP as a system looks at before it drops a packet without a word."""
-        is_cut_up_later = len(header) == _HEADER_BYTES and header[1] != 0
-        if len(packet) > self.mtu_bytes and not is_cut_up_later:
+    def _records(self, body: bytes, layout: Layout) -> list[bytes]:
+        """How this device gives *body*; nothing if a system would drop it without a word."""
+        whole = body if layout is Layout.VIRTIO else segment.NO_HEADER + body
+        if not self._is_valid(whole):
+            return []
+        bodies = [whole] if self.layout is Layout.VIRTIO else segment.segments(memoryview(whole))
+        return [len(body).to_bytes(2, "big") + body for body in bodies]
+
+    def _is_valid(self, body: bytes) -> bool:
+        """As much as a system looks at before it drops a packet without a word."""
+        view = memoryview(body)
+        try:
+            ip.addresses(view[segment.HEADER.size :])
+            segment.check(view)
+            return segment.segment_bytes(view) <= self.mtu_bytes
+        except WireError:
             return False
-        version = packet[0] >> 4 if packet else 0
-        return (version == 4 and len(packet) >= 20) or (version == 6 and len(packet) >= 40)
 
     def _wake(self) -> None:
         if self._queue and not self._due and self._on_readable and self._call_soon:

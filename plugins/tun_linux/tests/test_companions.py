@@ -20,6 +20,7 @@ import pytest
 
 from conflux.api import Layout, TunConfig, TunDevice, Unavailable
 from conflux.testing.packets import PORT, udp_packet
+from conflux.testing.tun import cut_up
 from conflux_tun_linux import companions
 from conflux_tun_linux.device import LinuxTunDriver
 
@@ -68,13 +69,8 @@ def udp_socket(
 def received(device: TunDevice) -> list[bytes]:
     """The payloads of all UDP packets that wait at *device*."""
     buffer = memoryview(bytearray(100 * device.record_bytes))
-    burst, payloads, start = buffer[: device.receive(buffer)], [], 0
-    while start < len(burst):
-        end = start + 2 + int.from_bytes(burst[start : start + 2], "big")
-        packet = bytes(burst[start + 2 : end])
-        payloads.append(packet[28 if packet[0] >> 4 == 4 else 48 :])
-        start = end
-    return payloads
+    packets = cut_up(buffer[: device.receive(buffer)], device.layout)
+    return [packet[28 if packet[0] >> 4 == 4 else 48 :] for packet in packets]
 
 
 def send(device: TunDevice, packet: bytes) -> None:

@@ -15,12 +15,27 @@ pytestmark = pytest.mark.lab
 
 
 class TestLinuxTun(TunConformance):
+    offload = True, True
+    """Of the left device, and of the right one."""
+
     async def make_pair(self) -> tuple[TunDevice, TunDevice]:
         _forward()
-        driver = LinuxTunDriver({})
-        left = ["192.0.2.254/24", "2001:db8:1::fe/64"]
-        right = ["198.51.100.254/24", "2001:db8:2::fe/64"]
-        return await driver.open(_config("left", left)), await driver.open(_config("right", right))
+        left, right = (LinuxTunDriver({"offload": on}) for on in self.offload)
+        here = ["192.0.2.254/24", "2001:db8:1::fe/64"]
+        there = ["198.51.100.254/24", "2001:db8:2::fe/64"]
+        return await left.open(_config("left", here)), await right.open(_config("right", there))
+
+
+class TestLinuxTunWithoutOffload(TestLinuxTun):
+    offload = False, False
+
+
+class TestLinuxTunFromOffload(TestLinuxTun):
+    offload = True, False
+
+
+class TestLinuxTunToOffload(TestLinuxTun):
+    offload = False, True
 
 
 def _forward() -> None:

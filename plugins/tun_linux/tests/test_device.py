@@ -12,16 +12,18 @@ from ipaddress import ip_interface
 import pytest
 
 from conflux.api import Closed, Layout, TunConfig, TunDevice
+from conflux.testing.tun import cut_up
 from conflux_tun_linux.device import LinuxTun, LinuxTunDriver
 
 HERE, THERE = "10.128.0.7", "10.128.0.9"
 HERE6, THERE6 = "fd00:77::7", "fd00:77::9"
 PORT = 47_000
+OFFLOAD = pytest.mark.parametrize("offload", [True, False], ids=["offload", "bare"])
 
 
-async def open_tun(mtu_bytes: int = 1500) -> TunDevice:
+async def open_tun(mtu_bytes: int = 1500, *, offload: bool = False) -> TunDevice:
     addresses = [ip_interface(f"{HERE}/16"), ip_interface(f"{HERE6}/64")]
-    return await LinuxTunDriver({}).open(
+    return await LinuxTunDriver({"offload": offload}).open(
         TunConfig(name="veilnet", addresses=addresses, mtu_bytes=mtu_bytes)
     )
 
@@ -30,23 +32,13 @@ def ip_link(*arguments: str) -> None:
     subprocess.run(["ip", "link", *arguments], check=True)
 
 
-def records(burst: memoryview) -> list[bytes]:
-    packets, start = [], 0
-    while start < len(burst):
-        end = start + 2 + int.from_bytes(burst[start : start + 2], "big")
-        assert end <= len(burst)
-        packets.append(bytes(burst[start + 2 : end]))
-        start = end
-    return packets
-
-
 def burst_of(*packets: bytes) -> memoryview:
     return memoryview(b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets))
 
 
 def receive(device: TunDevice, *, records_of_room: int = 1) -> list[bytes]:
     buffer = memoryview(bytearray(records_of_room * device.record_bytes))
-    return records(buffer[: device.receive(buffer)])
+    return cut_up(buffer[: device.receive(buffer)], device.layout)
 
 
 def swap_ends(packet: bytes) -> bytes:
@@ -65,20 +57,26 @@ def swap_ends(packet: bytes) -> bytes:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("mtu_bytes", [1280, 1500, 9000, 65_535])
+@OFFLOAD
+@pytest.mark.parametrize("mtu_bytes", [1280, 1500, 9000, 65_482, 65_535])
 @pytest.mark.parametrize(
     ("family", "here", "there", "headers"),
     [(socket.AF_INET, HERE, THERE, 28), (socket.AF_INET6, HERE6, THERE6, 48)],
     ids=["IPv4", "IPv6"],
 )
 def test_packets_up_to_the_mtu_pass_between_sockets_and_device(
-    family: socket.AddressFamily, here: str, there: str, headers: int, mtu_bytes: int
+    family: socket.AddressFamily,
+    here: str,
+    there: str,
+    headers: int,
+    mtu_bytes: int,
+    offload: bool,
 ) -> None:
     # A UDP datagram ends at 65,535 bytes with its own header (RFC 768), within IPv4 with both.
     largest = min(mtu_bytes - headers, 65_535 - headers)
 
     async def main() -> None:
-        device = await open_tun(mtu_bytes)
+        device = await open_tun(mtu_bytes, offload=offload)
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0)
             sock.bind((here, PORT))
@@ -116,9 +114,10 @@ def test_ipv6_address_takes_packets_as_soon_as_open_returns() -> None:
 
 
 @pytest.mark.lab
-def test_one_receive_takes_what_one_wakeup_found() -> None:
+@OFFLOAD
+def test_one_receive_takes_what_one_wakeup_found(offload: bool) -> None:
     async def main() -> None:
-        device = await open_tun()
+        device = await open_tun(offload=offload)
         payloads = [i.to_bytes(2, "big") * (i % 50) for i in range(200)]
         woken = asyncio.Event()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -135,9 +134,10 @@ def test_one_receive_takes_what_one_wakeup_found() -> None:
 
 
 @pytest.mark.lab
-def test_more_than_the_queue_holds_is_dropped_by_the_system_in_order() -> None:
+@OFFLOAD
+def test_more_than_the_queue_holds_is_dropped_by_the_system_in_order(offload: bool) -> None:
     async def main() -> None:
-        device = await open_tun()
+        device = await open_tun(offload=offload)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for i in range(1500):
                 sock.sendto(i.to_bytes(2, "big"), (THERE, PORT))
@@ -272,9 +272,10 @@ def test_receive_stops_while_a_whole_record_still_fits(
     guard = b"\xee" * 101
     buffer = bytearray(2 * device.record_bytes) + guard
     size = device.receive(memoryview(buffer))
-    assert records(memoryview(buffer)[:size]) == sent[:2]
+    assert cut_up(memoryview(buffer)[:size], device.layout) == sent[:2]
     assert buffer[2 * device.record_bytes :] == guard
-    assert records(memoryview(buffer)[: device.receive(memoryview(buffer))]) == sent[2:4]
+    size = device.receive(memoryview(buffer))
+    assert cut_up(memoryview(buffer)[:size], device.layout) == sent[2:4]
 
 
 @pytest.mark.parametrize("cut", [b"\0", b"\0\x05abcd", b"\0\x01a\0\x03bc"])

@@ -8,53 +8,95 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
+import socket
 from collections.abc import Callable
 
-from conflux.api import Closed, Layout, Settings, TunConfig, TunDevice, TunDriver
+from conflux.api import (
+    Closed,
+    Gso,
+    Layout,
+    Settings,
+    TunConfig,
+    TunDevice,
+    TunDriver,
+    UsageError,
+)
+from conflux_tun_linux import offload
 from conflux_tun_linux.companions import RuleKeeper
 from conflux_tun_linux.link import check_config, configure, make_interface
+from conflux_tun_linux.offload import HEADER_BYTES, SIZE_BYTES
 from conflux_tun_linux.plugin import open_tun
 
-SIZE_BYTES = 2
+NO_HEADER = bytes(HEADER_BYTES)
 
 
 class LinuxTunDriver(TunDriver):
-    """Opens interfaces in the network namespace of the calling thread. Has no settings."""
+    """Opens interfaces in the network namespace of the calling thread.
+
+    Setting `offload`: false has the kernel cut up and sum up every packet itself. An MTU of more
+    than `offload.MAX_PACKET_BYTES` does the same.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        del settings
+        where = "conflux.toml, [plugin.tun.linux]"
+        if unknown := sorted(set(settings) - {"offload"}):
+            raise UsageError(f"{where}: no setting {unknown[0]!r}, there is only offload")
+        wanted = settings.get("offload", True)
+        if not isinstance(wanted, bool):
+            raise UsageError(f"{where}: offload must be true or false")
+        self._offload = wanted
 
     async def open(self, config: TunConfig) -> TunDevice:
         """Make the interface and bring it up. Raises Unavailable; then nothing is left behind."""
         check_config(config)
         descriptor = open_tun()
         try:
-            name = make_interface(descriptor, config.name)
+            fits = config.mtu_bytes <= offload.MAX_PACKET_BYTES
+            offloads = self._offload and fits and offload.is_supported(descriptor)
+            flags = offload.IFF_VNET_HDR if offloads else 0
+            name = make_interface(descriptor, config.name, flags=flags)
+            gso: frozenset[Gso] = frozenset()
+            if offloads:
+                is_limited = await offload.limit_packets(socket.if_nametoindex(name))
+                gso = offload.switch_on(descriptor, is_limited=is_limited)
             keeper = await configure(name, config)
         except BaseException:  # the caller's cancellation too must leave no interface behind
             os.close(descriptor)
             raise
-        return LinuxTun(descriptor, name, config.mtu_bytes, keeper)
+        return LinuxTun(descriptor, name, config.mtu_bytes, gso=gso, keeper=keeper)
 
 
 class LinuxTun(TunDevice):
     """One interface behind one non-blocking descriptor, which this object owns.
 
-    Each record is one packet (layout BARE). A packet longer than `mtu_bytes`, which the system
-    gives only after somebody raised the interface's MTU by hand, may come cut short.
+    With *gso* it has virtio headers (layout VIRTIO). A packet longer than `mtu_bytes`, which the
+    system gives only after somebody raised the interface's MTU by hand, may come cut short.
     """
 
-    __slots__ = ("_descriptor", "_keeper", "_loop", "layout", "mtu_bytes", "name", "record_bytes")
+    __slots__ = ("_file", "_keeper", "_loop", "gso", "layout", "mtu_bytes", "name", "record_bytes")
 
     def __init__(
-        self, descriptor: int, name: str, mtu_bytes: int, keeper: RuleKeeper | None = None
+        self,
+        descriptor: int,
+        name: str,
+        mtu_bytes: int,
+        *,
+        gso: frozenset[Gso] = frozenset(),
+        keeper: RuleKeeper | None = None,
     ) -> None:
         self.name = name
         self.mtu_bytes = mtu_bytes
-        self.layout = Layout.BARE
-        self.record_bytes = SIZE_BYTES + mtu_bytes
-        self._descriptor = descriptor
+        self.gso = gso
+        self.layout = Layout.VIRTIO if gso else Layout.BARE
+        if gso:
+            longest = offload.MAX_PACKET_BYTES if gso - {Gso.NONE} else mtu_bytes
+            self.record_bytes = SIZE_BYTES + HEADER_BYTES + longest
+        else:
+            self.record_bytes = SIZE_BYTES + mtu_bytes
+        # A fifth faster than os.readv, and no exception where nothing waits.
+        self._file: io.FileIO | None = io.FileIO(descriptor, "r+")
         self._keeper = keeper
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -63,10 +105,10 @@ class LinuxTun(TunDevice):
 
         Raises Closed.
         """
-        if self._descriptor < 0:
+        if self._file is None:
             raise self._closed()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._descriptor, on_readable)
+        self._loop.add_reader(self._file.fileno(), on_readable)
 
     def receive(self, burst: memoryview) -> int:
         """Read packets straight into *burst* while a whole record fits and one waits."""
@@ -74,18 +116,20 @@ class LinuxTun(TunDevice):
         space = len(burst)
         if space < record_bytes:
             raise ValueError(f"a burst of {space} bytes: {self.name} needs {record_bytes}")
-        descriptor = self._descriptor
-        last_start = space - record_bytes
-        start = 0
+        if self._file is None:
+            raise self._closed()
+        read_into = self._file.readinto
+        start, end = 0, record_bytes
         try:
-            while start <= last_start:
+            while end <= space:
                 body = start + SIZE_BYTES
-                size = os.readv(descriptor, [burst[body:]])
+                size = read_into(burst[body:end])
+                if size is None:
+                    break
                 burst[start] = size >> 8
                 burst[start + 1] = size & 0xFF
                 start = body + size
-        except BlockingIOError:
-            pass
+                end = start + record_bytes
         except OSError as error:
             # What was read before still counts; the next call finds the device gone again.
             if not start:
@@ -94,9 +138,13 @@ class LinuxTun(TunDevice):
 
     def send(self, burst: memoryview, layout: Layout) -> int:
         """Write each record as one packet. Raises ValueError if *burst* ends within a record."""
-        if layout is not Layout.BARE:
-            raise ValueError(f"{self.name} takes layout BARE only, not {layout!r}")
-        descriptor = self._descriptor
+        if layout not in (Layout.BARE, self.layout):
+            raise ValueError(f"{self.name} takes no records of layout {layout!r}")
+        if self._file is None:
+            raise self._closed()
+        descriptor = self._file.fileno()
+        # Joined, not gathered by os.writev, which takes longer for anything up to 9,000 bytes.
+        header = b"" if layout is self.layout else NO_HEADER
         end = len(burst)
         start = 0
         while start < end:
@@ -106,8 +154,9 @@ class LinuxTun(TunDevice):
             following = body + (burst[start] << 8 | burst[start + 1])
             if following > end:
                 raise ValueError("burst ends within a record")
+            packet = burst[body:following]
             try:
-                os.write(descriptor, burst[body:following])
+                os.write(descriptor, header + packet if header else packet)
             except OSError as error:
                 if error.errno in QUEUE_FULL:
                     return start
@@ -123,12 +172,12 @@ class LinuxTun(TunDevice):
 
         Waits for the kernel, about 20 ms.
         """
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        file, self._file = self._file, None
+        if file is None:
             return
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(descriptor)
-        os.close(descriptor)
+            self._loop.remove_reader(file.fileno())
+        file.close()
         if self._keeper is not None:
             self._keeper.wait()
 
@@ -137,7 +186,7 @@ class LinuxTun(TunDevice):
 
         An interface that somebody deleted stays readable for ever: the loop would spin.
         """
-        if self._descriptor < 0:
+        if self._file is None:
             return self._closed()
         self.close()
         return Closed(f"interface {self.name} is gone: {error.strerror}")

@@ -67,13 +67,15 @@ IPV6_MIN_MTU_BYTES = 1280  # RFC 8200 §5
 MAX_MTU_BYTES = 65_535
 
 
-def make_interface(descriptor: int, name: str) -> str:
+def make_interface(descriptor: int, name: str, *, flags: int = 0) -> str:
     """Turn an open TUN descriptor into the interface *name*; return its real name.
+
+    *flags* come on top of those of every interface (linux/if_tun.h).
 
     "%d" within *name* is a number that the kernel chooses. Raises Unavailable if the name is
     taken, were it by an idle persistent device: that one is somebody's, with settings of its own.
     """
-    request = IFREQ.pack(name.encode(), IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL)
+    request = IFREQ.pack(name.encode(), IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL | flags)
     try:
         answer = fcntl.ioctl(descriptor, TUNSETIFF, request)
     except PermissionError:

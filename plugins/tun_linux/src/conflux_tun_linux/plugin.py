@@ -19,6 +19,7 @@ def conflux_tun_driver() -> DriverInfo:
         target="conflux_tun_linux.device:LinuxTunDriver",
         api=API_VERSION,
         platforms=frozenset({"linux"}),
+        capabilities=frozenset({"offload"}),
         priority=80,
         probe=probe,
     )
