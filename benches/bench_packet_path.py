@@ -9,20 +9,28 @@ Microseconds per superframe, medians of interleaved rounds.
 
 The second table is egress towards a peer whose interface carries 1,500 bytes, from one that carries
 1,500 as well and from one that carries 9,000 (docs/protocol/inside.md).
+
+The third is 64 kB of one TCP flow, as a record of layout virtio that stands for 45 packets and as
+45 bare packets: egress and ingress at a device that takes the record, and at one that does not,
+where it is cut up in software; egress to a peer that does not take it; and in messages of at most
+12,000 bytes, as a tether may want them. Mbit/s of the slower side, as above.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import perf_counter
+from typing import Any
 
 from conflux.anchor.quota import Relaying
 from conflux.anchor.stream import InStream, OutStream
-from conflux.api import MAX_MESSAGE_BYTES, Layout
-from conflux.testing.packets import udp_packet
+from conflux.api import MAX_MESSAGE_BYTES, Gso, Layout
+from conflux.testing.packets import tcp_packet, udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
-from conflux.wire.frame import DATA_BYTE, INNER, OUTER, SIZE
+from conflux.testing.virtio import virtio_body
+from conflux.wire.frame import DATA_BYTE, INNER, OUTER, SIZE, bare
+from conflux.wire.segment import segments
 
 ROUNDS = 30
 FRAMES = 200
@@ -55,14 +63,60 @@ def main() -> None:
         )
         shown = f"{alike:>8.2f}" if size <= 1_500 else f"{'-':>8}"
         print(f"{packets:>7}{size:>7}{shown}{wider:>8.2f}{'   cut' if size > 1_500 else ''}")
+    print(f"\n{'64 kB':<36}{'egress':>8}{'ingress':>9}   Mbit/s*")
+    for what, options in MANY.items():
+        rounds = [measure_many(**options) for _ in range(ROUNDS // 3)]
+        out, into = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"{what:<36}{out:>8.1f}{into:>9.1f}{MANY_BYTES * 8 / max(out, into):>10.0f}")
+
+
+MANY_BYTES = 65_000
+MANY: dict[str, dict[str, Any]] = {
+    "one record": {},
+    "one record, to a bare device": {"gso": ()},
+    "one record, to a peer without layout": {"takes_virtio": False},
+    "one record, 12,000 bytes a message": {"unit_bytes": 12_000},
+    "45 bare packets": {"layout": Layout.BARE},
+}
+
+
+def measure_many(
+    layout: Layout = Layout.VIRTIO,
+    gso: Collection[Gso] = frozenset(Gso),
+    *,
+    takes_virtio: bool = True,
+    unit_bytes: int = MAX_MESSAGE_BYTES,
+) -> tuple[float, float]:
+    """Return microseconds for MANY_BYTES of one flow, out of one node and into the other."""
+    _, left, right = connected()
+    left.anchor.sessions[right.node_id].takes_virtio = takes_virtio
+    right.anchor.ingress.device_takes(gso)
+    right.deliver = nothing  # type: ignore[method-assign,assignment]
+    packet = tcp_packet(left.address, right.address, bytes(MANY_BYTES))
+    body = virtio_body(packet, gso_size=1_448)
+    if layout is Layout.VIRTIO:
+        burst = memoryview(bytearray((layout,)) + SIZE.pack(len(body)) + body)
+    else:
+        burst = memoryview(bare(segments(memoryview(body))))
+    sink: list[bytearray] = []
+    neighbour = left.anchor.neighbours.get(right.node_id)
+    here = right.anchor.neighbours.get(left.node_id)
+    assert neighbour is not None
+    assert here is not None
+    neighbour.tethers[-1] = Sink(sink, unit_bytes)  # type: ignore[assignment]
+    egress = timed(lambda: left.anchor.take_burst(burst, now=0.0))
+    take = right.anchor.neighbours.take_datagram
+    began = perf_counter()
+    for message in sink:
+        take(here, memoryview(message))
+    return egress, (perf_counter() - began) / FRAMES * 1e6
 
 
 def measure(packets: int, size: int) -> tuple[float, ...]:
     """Return microseconds per superframe for each stage."""
     _, left, right = connected()
     packet = left.packet(right, bytes(size - 28))
-    burst = bytes((Layout.BARE,)) + (SIZE.pack(size) + packet) * packets
-    superframe = memoryview(burst)
+    superframe = memoryview(bare([packet] * packets))
 
     session = left.anchor.sessions[right.node_id]
     out: OutStream = session.out
@@ -152,8 +206,9 @@ def connected(mtu_bytes: int = 1_500) -> tuple[SimNetwork, SimNode, SimNode]:
 class Sink:
     """A tether that keeps what it is given."""
 
-    def __init__(self, messages: list[bytearray]) -> None:
+    def __init__(self, messages: list[bytearray], unit_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._messages = messages
+        self.unit_bytes = unit_bytes
 
     def send(self, messages: tuple[bytearray, ...]) -> int:
         self._messages.extend(messages)
