@@ -2,6 +2,9 @@
 SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
+# Programs are started by the dozen: each module is compiled once, whatever the environment says.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env demo test test-all lint types bench fuzz lock clean
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,12 @@ NO_SKIP = "VEILNET_TEST_ALL"
 # Sabotaged drivers fail assertions about megabytes on purpose: that took half an hour.
 for variable in ("CI", "BUILD_NUMBER"):
     os.environ.pop(variable, None)
+
+# Where the environment forbids bytecode, as those of containers do, each program that a test starts
+# compiles all that it imports: a Guardian or a node then takes 2.5 times as long to come up.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(Path(sys.prefix, "pycache"))
+sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,7 +24,7 @@ def register(machine, guardian):
     def register(*words, fate="good", **variables):
         chosen = guardian.tokens.get(fate, fate)
         words = ["register", "-d", "-t", chosen, "-g", guardian.url, *words]
-        return machine.cli(*words, **variables)
+        return machine.quick(*words, **variables)
 
     return register
 

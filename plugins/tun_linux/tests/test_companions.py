@@ -186,11 +186,13 @@ def test_two_that_start_at_once_are_kept_apart() -> None:
 
 def in_a_process(stack: ExitStack, number: int) -> subprocess.Popen[bytes]:
     """Open a device in a process of its own, in a session of its own."""
-    tests = str(Path(__file__).parent)
     script = (
-        f"import asyncio, sys; sys.path.insert(0, {tests!r})\n"
-        "from test_companions import open_tun\n"
-        f"device = asyncio.run(open_tun({number}))\n"
+        "import asyncio, sys\n"
+        "from ipaddress import *\n"
+        "from conflux.api import TunConfig\n"
+        "from conflux_tun_linux.device import LinuxTunDriver\n"
+        f"config = {config(number)!r}\n"
+        "device = asyncio.run(LinuxTunDriver({}).open(config))\n"
         "print('open', flush=True)\n"
         "sys.stdin.read()\n"
     )
