@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from conflux.anchor.egress import single
 from conflux.anchor.sessions import TEAM_GRACE_S
 from conflux.anchor.stream import REKEY_S
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.control import Kind
+from conflux.wire.frame import bare
 
 DEAD_S = 1.0
 """From the removal at Guardian until nothing goes through any more, either way."""
@@ -214,7 +214,7 @@ def test_farther_away_new_keys_that_are_on_their_way_are_waited_for(seed):
     team.run(0.5)
     for node in (team.left, team.right):
         late = min(session.ends_at for session in node.anchor.sessions.values()) + 0.001
-        packet = memoryview(single(node.packet(team.stay.other(node), b"before the timer")))
+        packet = memoryview(bare([node.packet(team.stay.other(node), b"before the timer")]))
         node.anchor.take_burst(packet, now=late)
     team.run(0.5)
     assert [key.epoch for key in team.left.anchor.sessions[team.right.node_id].teams] == [2]
@@ -284,7 +284,7 @@ def test_the_keys_that_a_rekey_replaced_die_with_their_team_too(team):
     route = team.leaver.anchor.routing.get(team.left.node_id).choose(0)
     for number in range(300):
         packet = team.leaver.packet(team.left, b"old keys %d" % number)
-        frame = former.out.seal(memoryview(single(packet)), now=removed_at)
+        frame = former.out.seal(memoryview(bare([packet])), now=removed_at)
         route.send(frame, now=team.network.now())
         team.network.run(EVERY_S)
     arrived = [arrival.time for arrival in team.left.received if b"old keys" in arrival.packet]
@@ -338,7 +338,7 @@ def test_a_late_timer_lets_nothing_of_a_removed_member_through(team):
     sent = team.leaver.anchor.sessions[team.left.node_id]
     late = session.ends_at + 0.001
     packet = team.leaver.packet(team.left, b"late")
-    frame = sent.out.seal(memoryview(single(packet)), now=0.0)
+    frame = sent.out.seal(memoryview(bare([packet])), now=0.0)
     before = len(team.left.received)
     assert team.left.anchor.ingress.take(memoryview(frame), now=late) is None
     assert len(team.left.received) == before
