@@ -60,6 +60,7 @@ class Exchange:
         attempts: Attempts,
         admits: Callable[[Established, float], bool],
         on_established: Callable[[Established, float], None],
+        on_through: Callable[[Established, float], None],
         on_opened_again: Callable[[NodeId, float], None],
         knows: Callable[[bytes], bool],
         ask_tether: Callable[[NodeId, float], None],
@@ -84,6 +85,7 @@ class Exchange:
         self._attempts = attempts
         self._admits = admits
         self._on_established = on_established
+        self._on_through = on_through
         self._knows = knows
         self._ask_tether = ask_tether
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
@@ -182,6 +184,7 @@ class Exchange:
                 confirmed()
                 self._kinds.worked(node, kind)
                 joined(now)
+                self._on_through(done, now)
             else:
                 self._failed(done, now)
 

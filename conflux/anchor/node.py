@@ -127,6 +127,7 @@ class Anchor:
             attempts=self._attempts,
             admits=self._admits,
             on_established=self._established,
+            on_through=self._through,
             on_opened_again=self._opened_again,
             knows=self._knows,
             ask_tether=self._ask_node,
@@ -440,6 +441,9 @@ class Anchor:
     def _established(self, done: Established, now: float) -> None:
         self.neighbours.certified(done.peer)
         self.sessions.established(done, now)
+
+    def _through(self, done: Established, now: float) -> None:
+        self.sessions.through(done, now)
 
     def _opened_again(self, node: NodeId, now: float) -> None:
         self.sessions.greet_again(node, now)

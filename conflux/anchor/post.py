@@ -130,9 +130,12 @@ class Flooding:
             self._pass_on(onward, neighbour, now)
 
     def drop_idle(self, now: float) -> None:
-        """Forget ways that are too old to be used, and what else counts no more."""
-        while self._ways and now - max(next(iter(self._ways.values())).values()) >= WAY_S:
-            self._ways.popitem(last=False)
+        """Forget ways that are not to be used any more, and what else counts no more."""
+        for tag, heard in list(self._ways.items()):
+            claims = self._claims(tag, now)
+            self._ways[tag] = {neighbour: heard[neighbour] for neighbour in claims}
+            if not claims:
+                del self._ways[tag]
         self._seen.drop_idle(now)
         self._rate.drop_idle(now)
 

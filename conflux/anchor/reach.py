@@ -72,6 +72,8 @@ class Reach:
     """All that is known about reaching one destination."""
 
     peer: Peer
+    is_ready: bool = False
+    """Whether it has shown that it has the keys: else a direct frame could overtake our Open."""
     routes: list[Route] = field(default_factory=list)
     usable: list[Route] = field(default_factory=list)
     """Those that are not suspect; all if all are."""

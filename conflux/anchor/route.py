@@ -145,6 +145,8 @@ class Routing:
         """
         reach = self._reaches.get(peer.node_id)
         if reach is not None:
+            if is_ready and not reach.is_ready:
+                self.ready(peer.node_id, now=now)
             return reach
         reach = self._reaches[peer.node_id] = Reach(peer, without_route_since=now)
         reach.direct_retry_at = now + DIRECT_RETRY_S
@@ -158,7 +160,10 @@ class Routing:
     def ready(self, node: NodeId, *, now: float) -> None:
         """*node* has the keys: a tether that leads there is a route."""
         reach, neighbour = self._reaches.get(node), self._neighbours.get(node)
-        if reach is not None and neighbour is not None:
+        if reach is None:
+            return
+        reach.is_ready = True
+        if neighbour is not None:
             self._add_direct(reach, neighbour, now)
 
     def release(self, node: NodeId) -> None:
@@ -233,7 +238,8 @@ class Routing:
     def neighbour_up(self, neighbour: Neighbour, now: float) -> None:
         for reach in self.all():
             if reach.node_id == neighbour.node_id:
-                self._add_direct(reach, neighbour, now)
+                if reach.is_ready:
+                    self._add_direct(reach, neighbour, now)
             elif self._lacks_relayed(reach, now):
                 self._try(reach, (self._me, neighbour.node_id, reach.node_id), now)
 

@@ -165,6 +165,15 @@ class Sessions(Mapping[NodeId, Session]):
             self._take_over(session, now)
         self._routing.ready(session.node_id, now=now)
 
+    def through(self, done: Established, now: float) -> None:
+        """The tether that a handshake made is up: who has its secret has our Open, and the keys.
+
+        Another tether would prove nothing: what crosses it could overtake the Open.
+        """
+        session = self.get(done.peer.node_id)
+        if session is not None and session.transcript == done.secrets.transcript:
+            self.confirm(session, now)
+
     def _stands_against(self, former: Session, session: Session, now: float) -> bool:
         """Tell whether *former* stays in use though a handshake made *session*, too."""
         at_once = now - former.opened < AT_ONCE_S
@@ -210,7 +219,7 @@ class Sessions(Mapping[NodeId, Session]):
         self._egress.bind(session, now=now)
         if former is not None:
             self._retire(former, now)
-        self._timers.at(self._rekey_at(session, now), lambda now: self.rekey(session, now))
+        self._rekey_later(session, self._rekey_at(session, now))
 
     def _close_older_starts(self, peer: Peer, now: float) -> None:
         mine = peer.certificate
@@ -249,7 +258,10 @@ class Sessions(Mapping[NodeId, Session]):
         if session.closed or self._is_idle(session, now) or self._is_rekeying(session):
             return
         self._ask(session, in_haste=False, now=now)
-        self._timers.at(now + REKEY_RETRY_S, lambda now: self.rekey(session, now))
+        self._rekey_later(session, now + REKEY_RETRY_S)
+
+    def _rekey_later(self, session: Session, when: float) -> None:
+        session.rekeying = self._timers.at(when, lambda now: self.rekey(session, now))
 
     def _rekey_at(self, session: Session, now: float) -> float:
         """At the age that keys may have, or before a certificate of either end runs out: the
@@ -338,7 +350,7 @@ class Sessions(Mapping[NodeId, Session]):
         """End *session*, and the successor that it may have. Twice is fine."""
         if session.closed:
             return
-        session.closed = True
+        session.end()
         self._resender.forget(session)
         self._forget_streams(session)
         self._in_use.pop(session.node_id, None)
@@ -363,7 +375,7 @@ class Sessions(Mapping[NodeId, Session]):
 
     def _retire(self, former: Session, now: float) -> None:
         """A new session took over: the old inbound stream stays for what is on its way."""
-        former.closed = True
+        former.end()
         self._packet_auth.finish(former, now)
         until = min(now + SUPERSEDED_S, former.ends_at)
         self._timers.at(until, lambda _: self._forget_streams(former))
@@ -371,7 +383,7 @@ class Sessions(Mapping[NodeId, Session]):
     def _give_up_successor(self, node: NodeId) -> None:
         successor = self._successors.pop(node, None)
         if successor is not None:
-            successor.closed = True
+            successor.end()
             self._forget_streams(successor)
 
     def _forget_streams(self, session: Session) -> None:

@@ -20,6 +20,7 @@ from conflux.anchor.handshake import StreamKeys
 from conflux.anchor.identity import Peer
 from conflux.anchor.ledger import Ledger
 from conflux.anchor.tally import Tally
+from conflux.anchor.timers import Timer
 from conflux.api import NodeId, WireError
 from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import TeamKey
@@ -167,6 +168,15 @@ class Session:
     owes_greeting: bool = False
     """Whether the peer still waits for our first frame, and we for a route."""
     closed: bool = False
+    rekeying: Timer | None = None
+    """When new keys are due. It holds on to the session, keys and all."""
+
+    def end(self) -> None:
+        """It is closed: nothing holds on to it any more."""
+        self.closed = True
+        if self.rekeying is not None:
+            self.rekeying.cancel()
+            self.rekeying = None
 
     ends_at: float = math.inf
     """Set once a team of it has ended: when both streams end, whatever their age."""

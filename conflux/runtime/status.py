@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -22,12 +23,13 @@ def status(
     hardening: Hardening,
     control_dropped: Mapping[str, int],
 ) -> dict[str, object]:
-    """Return `status --json`: who is reached how, and what was dropped."""
+    """Return `status --json`: who is reached how, and what was dropped. Call it from the loop."""
     table: dict[str, object] = {
         "state": state,
         "packet_auth": packet_auth,
         "cipher_suite": SUITE_NAMES[SUITE_1],
         "hardening": asdict(hardening),
+        "tasks": len(asyncio.all_tasks()),
         "plugins": dict(names),
         "peers": [],
         "neighbours": [],

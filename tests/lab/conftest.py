@@ -129,6 +129,8 @@ USERS = ("alice", "bob", "carol")
 PORT = 8000
 READY_S = 40.0
 PROGRAMS = Path(__file__).with_name("programs")
+PORTS = itertools.count(9100)
+"""Of flows: one for each receiver."""
 
 
 class Conflux:
@@ -270,6 +272,23 @@ class Overlay:
         self.guardian.kill()
         self.guardian.wait()
 
+    @staticmethod
+    def children(program: lab.Process | None) -> list[str]:
+        """The process ids of what a program started."""
+        assert program is not None
+        tasks = Path(f"/proc/{program.program}/task").glob("*/children")
+        return [child for path in tasks for child in path.read_text().split()]
+
+    def plugin(self, name: str) -> str:
+        """Install the plugin programs/*name* in the lab alone: return its folder for PYTHONPATH."""
+        plugins = self.folder / "plugins"
+        shutil.copytree(PROGRAMS / name, plugins, dirs_exist_ok=True)
+        info = plugins / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[conflux.plugins]\n{name} = {name}\n")
+        return str(plugins)
+
     def admin(self, *words: str) -> str:
         """Run a command of veilnet-guardian beside the server; return what it printed."""
         return guardian_command(self.data, *words)
@@ -304,6 +323,10 @@ class Overlay:
             process = place.popen(argv, stdout=file, stderr=subprocess.STDOUT, **streams)
         return process, out
 
+    def flows(self, source: Conflux, target: Conflux) -> Flows:
+        """Start a steady UDP and a steady TCP flow."""
+        return Flows(self, source, target)
+
     @staticmethod
     def last_json(out: Path) -> dict[str, Any]:
         """The last line of what a program printed, which must be a JSON object."""
@@ -336,6 +359,34 @@ class Overlay:
     def sent_digests(self) -> set[str]:
         """SHA-256 of each stream that was sent whole by the last `serve_stream`."""
         return set(self._served.read_text().split()[1:])
+
+
+class Flows:
+    """Two steady flows from *source* to *target*, one UDP and one TCP: see programs/flow.py."""
+
+    def __init__(self, overlay: Overlay, source: Conflux, target: Conflux) -> None:
+        self._overlay = overlay
+        self._ends: dict[str, tuple[lab.Process, Path]] = {}
+        self._senders: list[lab.Process] = []
+        for kind in ("udp", "tcp"):
+            where = (kind, target.address, next(PORTS))
+            end, out = overlay.program(target.host, "flow", "receive", *where)
+            overlay.until(lambda out=out: "ready" in out.read_text(), "the receiver")
+            sender, _ = overlay.program(source.host, "flow", "send", *where)
+            self._senders.append(sender)
+            self._ends[kind] = end, out
+
+    def stop(self) -> dict[str, dict[str, Any]]:
+        """End both; return what each receiver saw."""
+        for sender in self._senders:
+            sender.kill()
+        # What is under way, and what is sent again.
+        time.sleep(1)
+        seen = {}
+        for kind, (end, out) in self._ends.items():
+            end.stop()
+            seen[kind] = self._overlay.last_json(out)
+        return seen
 
 
 class Fetch:

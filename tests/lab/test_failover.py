@@ -5,7 +5,6 @@ pytest -s tests/lab/test_failover.py        prints what was measured
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import pytest
@@ -37,37 +36,6 @@ def five(overlay):
     return nodes
 
 
-PORTS = itertools.count(9100)
-
-
-class Flows:
-    """Two steady flows from *source* to *target*, one UDP and one TCP."""
-
-    def __init__(self, overlay, source, target) -> None:
-        self._overlay = overlay
-        self._ends = {}
-        self._senders = []
-        for kind in ("udp", "tcp"):
-            port = next(PORTS)
-            end, out = overlay.program(target.host, "flow", "receive", kind, target.address, port)
-            overlay.until(lambda out=out: "ready" in out.read_text(), "the receiver")
-            sender, _ = overlay.program(source.host, "flow", "send", kind, target.address, port)
-            self._senders.append(sender)
-            self._ends[kind] = end, out
-
-    def stop(self):
-        """End both; return what each receiver saw."""
-        for sender in self._senders:
-            sender.kill()
-        # What is under way, and what is sent again.
-        time.sleep(1)
-        seen = {}
-        for kind, (end, out) in self._ends.items():
-            end.stop()
-            seen[kind] = self._overlay.last_json(out)
-        return seen
-
-
 def way(source, target):
     """The names on the way that *source*'s latest frames to *target* took."""
     return source.paths_to(target)[0]
@@ -94,7 +62,7 @@ def flow_over(overlay, five, what, break_it):
     """Run both flows, break what carries them by *break_it(its way)*, and judge what they saw."""
     london, tokyo, *_ = five
     overlay.until(lambda: london.reaches(tokyo), "london to reach tokyo")
-    flows = Flows(overlay, london, tokyo)
+    flows = overlay.flows(london, tokyo)
     overlay.until(lambda: len(london.paths_to(tokyo)) > 1, "another way to stand by", within_s=60)
     time.sleep(1)
     taken = way(london, tokyo)
@@ -137,7 +105,7 @@ def test_direct_way_that_is_blocked_costs_flows_a_moment_while_relays_stand_by(o
     """Takes 30 s more: that is when a direct way is tried again, while the relayed ones rest."""
     london, tokyo, *_ = five
     overlay.until(lambda: london.reaches(tokyo), "london to reach tokyo")
-    flows = Flows(overlay, london, tokyo)
+    flows = overlay.flows(london, tokyo)
     overlay.until(lambda: len(london.paths_to(tokyo)) > 1, "two relayed ways")
     overlay.internet.unblock(london.host, tokyo.host)
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
 pytestmark = pytest.mark.lab
@@ -57,3 +61,24 @@ def test_new_conflux_and_new_streams_work_once_guardian_is_back(overlay, pair):
         )
     assert london.process.poll() is None
     assert "the Master is back" in london.log.read_text()
+
+
+def test_master_that_hangs_is_replaced_within_seconds_and_streams_go_on(overlay, pair):
+    """The kernel goes on taking connections for a process that does not run."""
+    london, tokyo = pair
+    known = [node.log.read_text().count("the Master is back") for node in pair]
+    flows = overlay.flows(london, tokyo)
+    [master] = map(int, overlay.children(overlay.guardian))
+    began = time.monotonic()
+    os.kill(master, signal.SIGSTOP)
+    for node, times in zip(pair, known, strict=True):
+        overlay.until(
+            lambda node=node, times=times: node.log.read_text().count("the Master is back") > times,
+            f"{node.name} to be back at the Master",
+        )
+    print(f"\nMaster hung: back at it after {time.monotonic() - began:.1f} s")
+    for kind, found in flows.stop().items():
+        assert (found["missing"], found["doubled"]) == (0, 0), kind
+    assert str(master) not in overlay.children(overlay.guardian)
+    bergen = overlay.conflux("bergen").ready()
+    overlay.until(lambda: bergen.reaches(london), "a newcomer to reach london", within_s=20)

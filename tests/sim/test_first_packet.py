@@ -92,3 +92,18 @@ def test_packets_of_every_size_go_through_whole(pair, payload_bytes):
     pair.left.send_packet(pair.right, payload)
     pair.network.run(1)
     assert pair.right.payloads() == [payload]
+
+
+@pytest.mark.parametrize("lead_ms", range(0, 200, 5))
+def test_packet_does_not_overtake_the_open_over_a_tether_that_another_handshake_made(lead_ms):
+    """A tether is made for relaying while the streams of the same two are still being keyed."""
+    network = SimNetwork(seed=4)
+    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    network.underlay.default.delay_s = 0.002
+    right.deferred_s = 0.03
+    left.anchor._ask_tether(right.node_id, network.now())
+    network.run(lead_ms / 1000)
+    ping = left.ping(right)
+    network.run(5)
+    assert ping.answers == 1
+    assert right.anchor.counters["frame_of_unknown_stream"] == 0

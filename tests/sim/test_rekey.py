@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
-from conflux.anchor.stream import MAX_KEY_AGE_S, REKEY_S
+from conflux.anchor.stream import MAX_KEY_AGE_S, REKEY_S, InStream, OutStream
 from conflux.wire.control import Kind
 
 
@@ -52,6 +54,27 @@ def test_the_smaller_node_id_begins_and_one_handshake_is_enough(pair):
     assert network.channel.count(Kind.ASK) == 1
     assert session_of(left, right).opened == pytest.approx(REKEY_S, abs=5)
     assert len(left.anchor.ingress.streams) == len(right.anchor.ingress.streams) == 1
+
+
+def test_keys_of_closed_and_of_replaced_sessions_are_held_by_nobody(pair):
+    network, left, right = pair.network, pair.left, pair.right
+    talk(network, left, right, seconds=REKEY_S / 2, every_s=1)
+    first = {*stream_ids(left, right)}
+    talk(network, left, right, seconds=REKEY_S, every_s=1)
+    second = {*stream_ids(left, right)}
+    network.run(11)
+
+    def held():
+        gc.collect()
+        streams = [s for s in gc.get_objects() if isinstance(s, InStream | OutStream)]
+        return {stream.stream_id for stream in streams} & (first | second)
+
+    assert held() == second
+    right.stop()
+    network.run(11)
+    # What stopped keeps its own end until somebody collects the node itself.
+    del right.anchor
+    assert held() == set()
 
 
 def test_relayed_streams_are_rekeyed_while_the_master_is_down(relayed):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conflux_tether_udp.control import Report
-from conflux_tether_udp.loss import Loss
+from conflux_tether_udp.loss import UNIT_GAIN, Loss
 from conflux_tether_udp.reassembly import Tally
 
 MOST = 44
@@ -22,7 +22,7 @@ def feed(pair, seconds: float, messages_at_once: int = 8) -> None:
         pair.net.run(0.02)
 
 
-@pytest.mark.parametrize(("loss", "longest"), [(0.001, 20), (0.01, 6), (0.05, 3), (0.3, 1)])
+@pytest.mark.parametrize(("loss", "longest"), [(0.001, 14), (0.01, 4), (0.05, 2), (0.3, 1)])
 def test_random_loss_makes_messages_shorter(make_pair, loss, longest):
     pair = make_pair(seed=1, delay_s=0.005).connect().settle()
     feed(pair, 1)
@@ -103,7 +103,7 @@ def test_unit_is_never_none_and_never_beyond_the_limit(share, most):
     unit = loss.unit(most)
     assert 1 <= unit <= most
     if share:
-        assert unit <= max(1, 0.5 / math.sqrt(share)) + 1e-9 or unit == most
+        assert unit <= max(1, UNIT_GAIN / math.sqrt(share)) + 1e-9 or unit == most
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2**32 - 1)] * 7), max_size=12))

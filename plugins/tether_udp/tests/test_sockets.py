@@ -11,7 +11,7 @@ import pytest
 
 from conflux_tether_udp.datagram import HEADER_BYTES
 from conflux_tether_udp.paths import Path
-from conflux_tether_udp.sockets import QUEUE_BYTES, Inbox, UdpSocket
+from conflux_tether_udp.sockets import QUEUE_BYTES, Backlog, Inbox, UdpSocket
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -37,8 +37,9 @@ class Both:
     def __init__(self, family: int = socket.AF_INET) -> None:
         self.batches: list[tuple[list[bytes], tuple, bytes | None]] = []
         self.teller = Teller()
-        self.out = UdpSocket(family, 0, Inbox(), lambda *batch: None)
-        self.into = UdpSocket(family, 0, Inbox(), self._received)
+        self.backlog = Backlog()
+        self.out = UdpSocket(family, 0, Inbox(), self.backlog, lambda *batch: None)
+        self.into = UdpSocket(family, 0, Inbox(), self.backlog, self._received)
         host = "127.0.0.1" if family == socket.AF_INET else "::1"
         tail = () if family == socket.AF_INET else (0, 0)
         self.path = Path((host, self.into.port, *tail), None)
@@ -202,17 +203,17 @@ def test_what_the_system_has_no_room_for_waits_in_order_and_is_bounded():
         for datagrams in sent:
             both.send(datagrams)
         size = sum(len(data) for datagrams in sent for data in datagrams)
-        assert both.teller.queued_bytes == both.out.queued_bytes == size
+        assert both.teller.queued_bytes == both.backlog.queued_bytes == size
         await asyncio.sleep(0)
         assert both.received == []
         has_room[0] = True
         await both.until(60)
         assert both.received == [data for datagrams in sent for data in datagrams]
-        assert both.teller.queued_bytes == both.out.queued_bytes == 0
+        assert both.teller.queued_bytes == both.backlog.queued_bytes == 0
         has_room[0] = False
         for _ in range(2_000):
             both.send(batch(4, 1_400, 1_400))
-        assert both.out.queued_bytes <= 2 * QUEUE_BYTES
+        assert both.backlog.queued_bytes <= 2 * QUEUE_BYTES
         both.close()
 
     run(main)

@@ -2,8 +2,8 @@
 
 A message dies with any one of its datagrams. On a path that loses a share p of them at random, a
 TCP flow inside reaches a window of about sqrt(3/2) / sqrt(p) packets (Mathis et al., 1997). A
-message of UNIT_GAIN / sqrt(p) datagrams is two fifths of that: its loss leaves enough packets in
-flight for a fast retransmission, and costs sqrt(p) / 2 of what is sent.
+message of UNIT_GAIN / sqrt(p) datagrams is less than a third of that: its loss leaves enough
+packets in flight for a fast retransmission (docs/decisions/0045 has what was measured).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 
 from conflux_tether_udp.control import Report
 
-UNIT_GAIN = 0.5
+UNIT_GAIN = 0.35
 MEMORY = 8_192
 """Datagrams over which loss is measured: then both sums are halved."""
 MEMORY_S = 10.0

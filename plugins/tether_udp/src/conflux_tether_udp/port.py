@@ -26,7 +26,7 @@ from conflux_tether_udp.datagram import (
 from conflux_tether_udp.description import ID_MARK, Candidate, CandidateType, IpAddress
 from conflux_tether_udp.paths import Address, Path
 from conflux_tether_udp.reach import Reach, host_addresses, socket_address
-from conflux_tether_udp.sockets import QUEUE_BYTES, Inbox, Sender, UdpSocket
+from conflux_tether_udp.sockets import Backlog, Inbox, Sender, UdpSocket
 
 GATHER_S = 0.25
 """The longest that STUN servers are waited for, name lookup included."""
@@ -62,11 +62,14 @@ class Port:
         self._mapped_at: float | None = None
         self._goodbyes: dict[asyncio.TimerHandle, Callable[[], None]] = {}
         self._sockets: dict[int, UdpSocket] = {}
+        self.backlog = Backlog()
         inbox = Inbox()
         problem: OSError | None = None
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             try:
-                self._sockets[version] = UdpSocket(family, number, inbox, self._received)
+                self._sockets[version] = UdpSocket(
+                    family, number, inbox, self.backlog, self._received
+                )
             except OSError as error:
                 problem = error
         if not self._sockets or (number and problem and len(self._sockets) < _families()):
@@ -130,10 +133,6 @@ class Port:
         """The own port that *path* starts at; 0 once closed."""
         sock = self._sockets.get(_version(path.remote))
         return 0 if sock is None else sock.port
-
-    def has_room(self) -> bool:
-        """Whether what waits for the system, of all tethers, is within its bound."""
-        return all(sock.queued_bytes < QUEUE_BYTES for sock in self._sockets.values())
 
     def overflows(self) -> int:
         """How many batches the receive buffers had no room for so far."""

@@ -52,6 +52,15 @@ _MAX_CACHED = 1_024
 _Control = list[tuple[int, int, bytes]]
 
 
+class Backlog:
+    """What waits for the kernel to have room, of all sockets of a driver."""
+
+    __slots__ = ("queued_bytes",)
+
+    def __init__(self) -> None:
+        self.queued_bytes = 0
+
+
 class Sender(Protocol):
     """Whoever sends on a socket, and hears what became of it."""
 
@@ -156,16 +165,17 @@ class UdpSocket:
     nothing comes from or goes to the overlay is seen to path by path.
     """
 
-    def __init__(self, family: int, port: int, inbox: Inbox, receive: Receive) -> None:
+    def __init__(
+        self, family: int, port: int, inbox: Inbox, backlog: Backlog, receive: Receive
+    ) -> None:
         """Raises OSError where the family, or the port, cannot be had."""
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self._is_ipv6 = family == socket.AF_INET6
         self._inbox = inbox
+        self._backlog = backlog
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[Sender, Path, list[bytes], int]] = deque()
-        self.queued_bytes = 0
-        """What waits for the kernel to have room."""
         self._controls: dict[tuple[bytes | None, int], _Control] = {}
         self._plain_only: set[Address] = set()
         """Where batches were refused: a device without checksum offload, an old kernel."""
@@ -298,7 +308,7 @@ class UdpSocket:
     ) -> None:
         """Queue a batch, unless the queue is over its limit by what nobody asked room for."""
         size = sum(map(len, parts))
-        if self.queued_bytes + size > 2 * QUEUE_BYTES:
+        if self._backlog.queued_bytes + size > 2 * QUEUE_BYTES:
             return
         if not self._queue:
             self._loop.add_writer(self._sock.fileno(), self._writable)
@@ -307,14 +317,14 @@ class UdpSocket:
             self._queue.appendleft(entry)
         else:
             self._queue.append(entry)
-        self.queued_bytes += size
+        self._backlog.queued_bytes += size
         sender.queued_bytes += size
 
     def _writable(self) -> None:
         while self._queue:
             sender, path, parts, each = self._queue.popleft()
             size = sum(map(len, parts))
-            self.queued_bytes -= size
+            self._backlog.queued_bytes -= size
             sender.queued_bytes -= size
             if not self._try(sender, path, parts, each):
                 self._hold(sender, path, parts, each, first=True)

@@ -18,6 +18,7 @@ from conflux_tether_udp.hop import Hop
 from conflux_tether_udp.paths import Path
 from conflux_tether_udp.port import Port
 from conflux_tether_udp.reach import socket_address
+from conflux_tether_udp.sockets import QUEUE_BYTES as BACKLOG_BYTES
 
 QUEUE_BYTES = 256 * 1024
 """What of one tether may wait for the system to have room."""
@@ -169,6 +170,7 @@ class _Line:
         self.now = self._loop.time
         self.connected: asyncio.Future[None] = self._loop.create_future()
         self._port = port
+        self._backlog = port.backlog
         self._hop: Hop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.permits = port.permits
@@ -224,7 +226,9 @@ class _Line:
         self._port.send(self, path, parts, datagram_bytes)
 
     def room_bytes(self) -> int:
-        return max(0, QUEUE_BYTES - self.queued_bytes) if self._port.has_room() else 0
+        if self._backlog.queued_bytes >= BACKLOG_BYTES:
+            return 0
+        return max(0, QUEUE_BYTES - self.queued_bytes)
 
     def wake(self, when: float) -> None:
         if self._timer is not None:
