@@ -22,11 +22,11 @@ class ChatterDriver(NatsControlDriver):
             me.with_suffix(end).open("a", buffering=1) for end in (".heard", ".said", ".refused")
         )
 
-        def take(sender, payload):
+        def take(tag, sender, payload):
             if payload.startswith(MARK):
                 heard.write(payload.decode() + "\n")
             else:
-                on_message(sender, payload)
+                on_message(tag, sender, payload)
 
         channel = await super().connect(credentials, take, on_connected)
         me.with_suffix(".handle").write_bytes(credentials.handle)
