@@ -41,6 +41,7 @@ def unregister(config_dir: Path | None) -> None:
     except Refused as refusal:
         raise Refused(f"{refusal}; to forget it only on this machine, remove {path}") from None
     saved.remove(path)
+    saved.Attempt(path.parent).forget()
     socket = api_socket(config_dir)
     if localapi.is_running(socket):
         localapi.stop(socket)
