@@ -111,8 +111,7 @@ async def remove_orphaned_rules(netlink: AsyncIPRoute) -> None:
     """
     rules = [
         rule
-        for family in (socket.AF_INET, socket.AF_INET6)
-        async for rule in await netlink.get_rules(family=family)
+        async for rule in await netlink.get_rules()  # of whatever families this system has
         if rule.get("priority") == RULE_PRIORITY and (rule.get("table") or 0) >= TABLES
     ]
     here = {index for index, _ in socket.if_nameindex()}  # listed last: none is newer than this
