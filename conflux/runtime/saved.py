@@ -108,6 +108,7 @@ def _attempt_in(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    """Whole or not at all, also if the power fails. Raises UsageError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
