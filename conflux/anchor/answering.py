@@ -143,6 +143,8 @@ class Answering:
             self._give_way(ask_ref)
         self._answers.clear()
         self._established.clear()
+        # What was asked before may be asked once more, and gets another answer.
+        self._nonces = SeenNonces(keep_s=2 * CLOCK_SKEW_S, limit=MAX_NONCES)
 
     # Ask
 

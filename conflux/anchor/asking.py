@@ -100,6 +100,8 @@ class Asking:
     def __init__(self, use: Means) -> None:
         self._use = use
         self._asked: dict[bytes, _Asked] = {}
+        self._opening: set[_Asked] = set()
+        """Answered, and an Open is being made."""
         self._opened: dict[bytes, _Opened] = {}
 
     # Ask
@@ -217,6 +219,7 @@ class Asking:
         for opened in self._opened.values():
             opened.stop_repeating()
         self._asked.clear()
+        self._opening.clear()
         self._opened.clear()
 
     def _repeat_ask(self, asked: _Asked, now: float) -> None:
@@ -268,6 +271,7 @@ class Asking:
         if self._asked.pop(asked.pending.ref, None) is None:
             return
         asked.end()
+        self._opening.add(asked)
         offer = received.answer.tether
         if offer.kind in self._use.kinds.own and not self._use.has_tether(received.peer.node_id):
             self._use.world.answer_tether(
@@ -308,10 +312,21 @@ class Asking:
     def _open_not_made(
         self, asked: _Asked, tether: Tether | None, error: WireError, now: float
     ) -> None:
+        if self._was_forgotten(asked, tether):
+            return
         if tether is not None:
             tether.close()
         self._use.dropped(error)
         asked.failed(now)
+
+    def _was_forgotten(self, asked: _Asked, tether: Tether | None) -> bool:
+        """Tell whether `forget` came while the Open was made: then nothing comes of it."""
+        if asked in self._opening:
+            self._opening.remove(asked)
+            return False
+        if tether is not None:
+            tether.close()
+        return True
 
     def _opened_now(
         self,
@@ -323,6 +338,8 @@ class Asking:
         secrets: Secrets,
         now: float,
     ) -> None:
+        if self._was_forgotten(asked, tether):
+            return
         answer, peer = received.answer, received.peer
         tag = node_tag(me.grant.plane_key, peer.node_id)
         purpose = received.pending.ask.purpose

@@ -255,6 +255,14 @@ class Egress:
             if covers(egresser.address):
                 egresser.asking = False
 
+    def start_over(self, now: float) -> None:
+        """Every Ask under way was forgotten: whoever waits for one asks anew, at once."""
+        self.retry()
+        for egresser in self._egressers.values():
+            egresser.asking = False
+            if egresser.waiting:
+                self._find(egresser, now)
+
     def ask_again(self, covers: Callable[[bytes], bool], now: float) -> None:
         """A handshake was overtaken by a new grant: whoever waits for it asks anew, at once."""
         for egresser in self._egressers.values():

@@ -88,6 +88,7 @@ class Exchange:
         self._on_through = on_through
         self._knows = knows
         self._ask_tether = ask_tether
+        self._connecting: set[Tether] = set()
         self._rate = RateLimit(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST)
         self.asking = Asking(self._use)
         self.answering = Answering(
@@ -132,9 +133,12 @@ class Exchange:
         self.answering.drop_idle(now)
 
     def forget(self) -> None:
-        """Drop everything, erasing keys."""
+        """Drop everything, erasing keys. Tethers that are connecting get no word out."""
         self.asking.forget()
         self.answering.forget()
+        for tether in self._connecting:
+            tether.abandon()
+        self._connecting.clear()
 
     def _finish(
         self,
@@ -175,6 +179,7 @@ class Exchange:
         joined = self._join_tether(done.peer, tether, kind)
 
         def connected(up: bool, now: float) -> None:
+            self._connecting.discard(tether)
             self._attempts.ended(node, up=up, now=now)
             if up and done.peer.certificate.serial in self._use.standing().revoked:
                 tether.close()
@@ -189,6 +194,7 @@ class Exchange:
                 self._failed(done, now)
 
         self._attempts.began(node, now=now)
+        self._connecting.add(tether)
         has_other = self._kinds.has_other(node, kind, now=now)
         self._use.world.connect_tether(
             tether,

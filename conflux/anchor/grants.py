@@ -64,6 +64,10 @@ class Grants:
         """Guardian's time, Unix seconds: its clock at login, carried on by ours."""
         return now + self._clock_offset_s
 
+    def slept(self, slept_s: float) -> None:
+        """Our clock stood still for so long, Guardian's did not."""
+        self._clock_offset_s += slept_s
+
     def renew(self, standing: Standing, *, now: float) -> bool:
         """Take on what a login was answered with; False if a newer one was pushed meanwhile."""
         if standing.grant.revision < self.standing.grant.revision:

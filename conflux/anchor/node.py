@@ -284,6 +284,26 @@ class Anchor:
         """
         return self.grants.renew(standing, now=now)
 
+    def drop_keys(self, *, now: float, slept_s: float = 0.0) -> None:
+        """Forget every key of streams, tethers and handshakes, and seal nothing more under any.
+
+        For a machine that may not be the only one with this memory: a VM that was cloned, or went
+        back to a snapshot, would use nonces a second time. Whoever there was traffic with is asked
+        for new streams at once. The identity stays. *slept_s*: for how long our clock stood still.
+        """
+        self.counters["keys_dropped"] += 1
+        former = self.sessions.peers_in_use(now)
+        self.grants.slept(slept_s)
+        # First of all: what the end of a session would tell neighbours must not get out.
+        self.neighbours.abandon_tethers()
+        self.exchange.forget()
+        self.sessions.close_all("keys dropped", now)
+        for neighbour in self.neighbours.all():
+            self.neighbours.drop(neighbour, "keys dropped", now=now)
+        self.egress.start_over(now)
+        for node in former:
+            self._ask_streams(node, in_haste=True, now=now)
+
     def close(self, *, now: float) -> None:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
         self.egress.forget()
@@ -462,11 +482,11 @@ class Anchor:
         """Packets came in that the peer did not sign: somebody else has this stream's key."""
         self.counters["security_frame_forged"] += 1
         self._world.alarmed(session.node_id, "a frame was forged under the stream's key")
-        self.sessions.distrust(session, "forged frame", now)
+        self.sessions.forged(session, now)
 
     def _lapsed(self, session: Session, now: float) -> None:
         self.counters["frames_not_vouched_for"] += 1
-        self.sessions.distrust(session, "packets not vouched for", now)
+        self.sessions.lapsed(session, now)
 
     # Tethers
 

@@ -110,6 +110,10 @@ class Sessions(Mapping[NodeId, Session]):
         """Those in use; the list stays as it is while sessions open and close."""
         return list(self._in_use.values())
 
+    def peers_in_use(self, now: float) -> list[NodeId]:
+        """Those with whom there is traffic."""
+        return [session.node_id for session in self.values() if not self._is_idle(session, now)]
+
     def by_tag(self, tag: bytes) -> Session | None:
         """The session in use with the node of this pseudonym."""
         return self._by_tag.get(tag)
@@ -360,12 +364,29 @@ class Sessions(Mapping[NodeId, Session]):
         self._egress.unbind(session, now=now)
         self._world.stream_closed(session.node_id, reason)
 
-    def distrust(self, session: Session, reason: str, now: float) -> None:
-        """Close *session*, and the one that replaced it if there is one."""
+    def close_all(self, reason: str, now: float) -> None:
+        """End all of them at once, replaced ones included."""
+        for session in self.all():
+            self.close(session, reason, now)
+        for node in list(self._successors):
+            self._give_up_successor(node)
+        for session in [stream.session for stream in self._ingress.streams]:
+            self._forget_streams(session)
+
+    def forged(self, session: Session, now: float) -> None:
+        """Somebody else has a key of *session*: close it, and the one that replaced it, if any."""
         self._forget_streams(session)
         current = self.get(session.node_id)
         if current is not None:
-            self.close(current, reason, now)
+            self.close(current, "forged frame", now)
+
+    def lapsed(self, session: Session, now: float) -> None:
+        """Packets of *session* were not vouched for: close it.
+
+        One that was replaced is over already. Its peer may have dropped its keys: it cannot vouch.
+        """
+        self._forget_streams(session)
+        self.close(session, "packets not vouched for", now)
 
     def forgotten_by(self, node: NodeId, now: float) -> None:
         """*node* does not know our stream to it; while the Open is under way that is fine."""

@@ -234,6 +234,12 @@ class Neighbours:
         neighbour.kinds.clear()
         self._on_down(neighbour, reason, now)
 
+    def abandon_tethers(self) -> None:
+        """Let nothing out any more, whatever is sent to neighbours until they are dropped."""
+        for neighbour in self.all():
+            for tether in neighbour.tethers:
+                tether.abandon()
+
     def drop_revoked(self, serials: Container[int], *, now: float) -> None:
         """Drop whose certificate is among *serials*."""
         for neighbour in self.all():

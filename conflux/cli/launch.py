@@ -21,12 +21,10 @@ def run_node(
     on_running: Callable[[], None] = lambda: None,
 ) -> None:
     """Run until a signal or `down`; returns when all is closed. Raises UsageError."""
-    import asyncio
-
     from conflux.config import load_config
     from conflux.hardening import harden
     from conflux.registry import Registry
-    from conflux.runtime import logs
+    from conflux.runtime import logs, loop
     from conflux.runtime.node import Launch, Node
 
     hardening = harden()
@@ -47,4 +45,4 @@ def run_node(
         registry.load()
         await Node(launch, registry).run(on_running)
 
-    asyncio.run(main())
+    loop.run(main())

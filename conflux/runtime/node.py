@@ -42,6 +42,7 @@ from conflux.config import Config
 from conflux.hardening import Hardening
 from conflux.registry import Registry
 from conflux.runtime import status
+from conflux.runtime.continuity import Break, watching
 from conflux.runtime.drivers import Drivers, bind
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.pump import pump
@@ -56,8 +57,7 @@ log = logging.getLogger("conflux.node")
 RETRY_S = 0.5
 RETRY_MAX_S = 5.0
 REFUSED_RETRY_S = 60.0
-CLOCK_CHECK_S = 5.0
-CLOCK_JUMP_S = 2.0
+WATCH_S = 1.0
 WORKERS = 2
 
 T = TypeVar("T")
@@ -91,6 +91,8 @@ class Node:
         self._anchor: Anchor | None = None
         self._control: ControlChannel | None = None
         self._new_grant: asyncio.Queue[Grant] = asyncio.Queue()
+        self._in_use: ControlCredentials | None = None
+        """What the connection to the Master was made with; None if it is to be made anew."""
 
     async def run(self, on_running: Callable[[], None] = lambda: None) -> None:
         """Live until `stop`, SIGTERM or SIGINT. Raises UsageError with what to do."""
@@ -196,7 +198,8 @@ class Node:
             stack.callback(self._registry.notify, "conflux_node_stopping", node=standing.node_id)
             tasks.create_task(self._keep_certified(drivers, anchor, world))
             tasks.create_task(self._keep_joined(world))
-            tasks.create_task(self._watch_clock())
+            look = stack.enter_context(watching(lambda found: self._broken(found, anchor, world)))
+            tasks.create_task(self._keep_watch(look))
             await self._gone.wait()
             raise UsageError(
                 f"the interface {world.tun.name} was taken away: "
@@ -327,16 +330,21 @@ class Node:
                 await self._renew_now.wait()
         self._renew_now.clear()
 
-    async def _watch_clock(self) -> None:
-        """Notice that the machine slept: the protocol's clock stood still meanwhile."""
-        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_REALTIME)
-        slept = time.clock_gettime(clock) - time.monotonic()
+    # Breaks in time
+
+    async def _keep_watch(self, look: Callable[[], None]) -> None:
+        """The loop looks whenever it wakes up: see to it that it does, and does elsewhere."""
         while True:
-            await asyncio.sleep(CLOCK_CHECK_S)
-            slept, before = time.clock_gettime(clock) - time.monotonic(), slept
-            if abs(slept - before) > CLOCK_JUMP_S:
-                log.info("the clock jumped by %.0f s: logging in anew", slept - before)
-                self._renew_now.set()
+            await asyncio.sleep(WATCH_S)
+            look()
+
+    def _broken(self, found: Break, anchor: Anchor, world: LiveWorld) -> None:
+        log.warning("%s: all keys of streams and tethers are dropped", found.reason)
+        anchor.drop_keys(now=world.now(), slept_s=found.slept_s)
+        self._renew_now.set()
+        # The connection to the Master may be dead, and has keys of its own.
+        self._in_use = None
+        self._new_grant.put_nowait(anchor.standing.grant)
 
     # Master
 
@@ -359,18 +367,22 @@ class Node:
             await channel.close()
 
     async def _keep_joined(self, world: LiveWorld) -> None:
-        """Take each new grant's credentials to the control channel."""
-        in_use = None if self._anchor is None else self._anchor.standing.grant.control
+        """Take each new grant's credentials to the control channel, and each break's to a new
+        connection."""
+        self._in_use = None if self._anchor is None else self._anchor.standing.grant.control
+        retry = _backoff()
         while True:
             grant = await self._new_grant.get()
-            if grant.control == in_use or world.control is None:
+            if grant.control == self._in_use or world.control is None:
                 continue
             try:
+                self._in_use = grant.control
                 await world.control.renew(self._control_of(grant))
-                in_use = grant.control
+                retry = _backoff()
             except (Unreachable, Refused) as error:
                 log.warning("the new credentials for the Master do not work yet: %s", error)
-                await asyncio.sleep(RETRY_MAX_S)
+                self._in_use = None
+                await asyncio.sleep(next(retry))
                 if self._new_grant.empty():
                     self._new_grant.put_nowait(grant)
 

@@ -328,6 +328,18 @@ class TetherConformance(abc.ABC):
         assert near.closed == []
 
     @_with_ends
+    async def test_abandoned_tether_says_nothing(self, near: TetherEnd, far: TetherEnd) -> None:
+        near.tether.abandon()
+        near.tether.abandon()
+        assert near.tether.send([b"late"]) == 0
+        assert near.tether.send_reliable(b"late") is False
+        near.tether.close()
+        await settle()
+        assert far.closed == [], "the far end was told: something left under the old keys"
+        assert near.closed == []
+        assert (far.datagrams, far.reliable) == ([], [])
+
+    @_with_ends
     async def test_closed_tether_takes_nothing(self, near: TetherEnd, far: TetherEnd) -> None:
         near.tether.close()
         await until(lambda: bool(far.closed), "the far end to notice")

@@ -369,6 +369,16 @@ class LingeringTether(MemoryTether):
         super().close()
 
 
+class PoliteTether(MemoryTether):
+    """Says goodbye also when it is abandoned."""
+
+    def abandon(self) -> None:
+        peer, was_closed = self._peer, self._closed
+        super().abandon()
+        if peer is not None and not was_closed:
+            self._hub.carrier(peer._end, size_bytes=0, reliable=True)
+
+
 class StubbornTether(MemoryTether):
     """Does not close when connecting is cancelled."""
 
@@ -465,6 +475,7 @@ TETHERS: list[tuple[type[MemoryTether], str]] = [
     (StutteringTether, "test_close_is_heard_once_at_the_far_end_only"),
     (MuteTether, "test_close_is_heard_once_at_the_far_end_only"),
     (MuteTether, "test_stop_closes_every_tether"),
+    (PoliteTether, "test_abandoned_tether_says_nothing"),
     (LingeringTether, "test_nothing_is_handed_over_after_close"),
     (StubbornTether, "test_cancelled_connect_closes_the_tether"),
     (StubbornTether, "test_malformed_answers_are_wire_errors"),

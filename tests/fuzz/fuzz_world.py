@@ -100,6 +100,8 @@ class StubTether(Tether):
     def close(self) -> None:
         self.is_closed = True
 
+    abandon = close
+
 
 class StubWorld:
     """Defers until it is told to go on, delivers into a check."""

@@ -356,6 +356,10 @@ class Overlay:
         where = address or source.address
         return Fetch(self, *self.program(at.host, "transfer", "fetch", where, port))
 
+    def beats(self, *ways: tuple[Conflux, Conflux]) -> Beats:
+        """Start a steady flow each way."""
+        return Beats(self, ways)
+
     def sent_digests(self) -> set[str]:
         """SHA-256 of each stream that was sent whole by the last `serve_stream`."""
         return set(self._served.read_text().split()[1:])
@@ -387,6 +391,41 @@ class Flows:
             end.stop()
             seen[kind] = self._overlay.last_json(out)
         return seen
+
+
+class Beats:
+    """Steady flows from conflux to conflux, 100 packets a second each, and what arrived."""
+
+    PORT = 7_000
+    EVERY_S = 0.01
+
+    def __init__(self, overlay: Overlay, ways: Sequence[tuple[Conflux, Conflux]]) -> None:
+        self.ways = ways
+        self._heard: dict[str, Path] = {}
+        self._processes: list[lab.Process] = []
+        for target in {target.name: target for _, target in ways}.values():
+            process, out = overlay.program(target.host, "beat", "hear", target.address, self.PORT)
+            self._processes.append(process)
+            self._heard[target.name] = out
+            overlay.until(lambda o=out: "ready" in o.read_text(), "a listener")
+        for source, target in ways:
+            where = (source.address, target.address, self.PORT, self.EVERY_S)
+            process, _ = overlay.program(source.host, "beat", "send", *where)
+            self._processes.append(process)
+
+    def arrivals(self, source: Conflux, target: Conflux) -> list[tuple[int, float]]:
+        """(number, time.monotonic()) of what came from *source* to *target*, in order."""
+        whole, _, _ = self._heard[target.name].read_text().rpartition("\n")
+        lines = (line.split() for line in whole.splitlines()[1:])
+        return [(int(n), float(t)) for sender, n, t in lines if sender == source.address]
+
+    def all_arrive(self) -> bool:
+        return all(self.arrivals(*way) for way in self.ways)
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
 
 class Fetch:

@@ -17,8 +17,6 @@ pytestmark = pytest.mark.lab
 
 PROGRAMS = Path(__file__).with_name("programs")
 TEAM = "ops"
-PORT = 7_000
-EVERY_S = 0.01
 DEAD_S = 1.0
 """From the return of Guardian's command to the last packet, either way."""
 GAP_S = 0.5
@@ -39,38 +37,6 @@ def three(overlay):
     return nodes
 
 
-class Beats:
-    """A steady flow from each of some conflux to another, and what arrived of it."""
-
-    def __init__(self, overlay, *ways) -> None:
-        self.ways = ways
-        self._heard, self._processes = {}, []
-        for target in {target.name: target for _, target in ways}.values():
-            process, out = overlay.program(target.host, "beat", "hear", target.address, PORT)
-            self._processes.append(process)
-            self._heard[target.name] = out
-            overlay.until(lambda o=out: "ready" in o.read_text(), "a listener")
-        for source, target in ways:
-            process, _ = overlay.program(
-                source.host, "beat", "send", source.address, target.address, PORT, EVERY_S
-            )
-            self._processes.append(process)
-
-    def all_arrive(self) -> bool:
-        return all(self.arrivals(*way) for way in self.ways)
-
-    def arrivals(self, source, target) -> list[tuple[int, float]]:
-        """(number, time) of what came from *source* to *target*."""
-        whole, _, _ = self._heard[target.name].read_text().rpartition("\n")
-        lines = (line.split() for line in whole.splitlines()[1:])
-        return [(int(n), float(t)) for sender, n, t in lines if sender == source.address]
-
-    def stop(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-
 def assert_goes_on(beats, source, target, since) -> str:
     """The flow neither stood still nor doubled anything; return what was seen."""
     arrivals = [(n, t) for n, t in beats.arrivals(source, target) if t > since]
@@ -82,15 +48,11 @@ def assert_goes_on(beats, source, target, since) -> str:
     return f"{source.name} > {target.name}: {len(numbers)} packets, {lost} lost, gap {gap:.3f} s"
 
 
-def last(beats, source, target) -> float:
-    return max(time for _, time in beats.arrivals(source, target))
-
-
 def assert_dead(beats, ways, since) -> list[str]:
     """Nothing came through DEAD_S after *since*; return what was seen."""
     seen = []
     for source, target in ways:
-        after_s = last(beats, source, target) - since
+        after_s = beats.arrivals(source, target)[-1][1] - since
         seen.append(f"{source.name} > {target.name}: dead {after_s:+.3f} s")
         assert after_s < DEAD_S, seen
     return seen
@@ -99,7 +61,7 @@ def assert_dead(beats, ways, since) -> list[str]:
 def test_added_team_works_in_a_second(overlay, three):
     london, tokyo, _ = three
     processes = [node.process.pid for node in three]
-    beats = Beats(overlay, (london, tokyo), (tokyo, london))
+    beats = overlay.beats((london, tokyo), (tokyo, london))
     time.sleep(3.0)
     assert not any(beats.arrivals(*way) for way in beats.ways)
     for node in (london, tokyo):
@@ -116,14 +78,14 @@ def test_added_team_works_in_a_second(overlay, three):
     assert [node.process.pid for node in three] == processes, "nobody was restarted"
 
 
-def join_with_the_mole(overlay, three) -> Beats:
+def join_with_the_mole(overlay, three):
     """The mole gets the team by its login, the last word of Guardian's that it takes."""
     london, tokyo, mole = three
     overlay.admin("team", "attach", TEAM, mole.name)
     mole.stop()
     mole.program = [sys.executable, str(PROGRAMS / "deaf.py")]
     mole.run().ready()
-    beats = Beats(overlay, (london, tokyo), (tokyo, london), (mole, london), (tokyo, mole))
+    beats = overlay.beats((london, tokyo), (tokyo, london), (mole, london), (tokyo, mole))
     overlay.until(beats.all_arrive, "all of them to talk")
     time.sleep(1.0)
     return beats

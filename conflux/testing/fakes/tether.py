@@ -152,14 +152,16 @@ class MemoryTether(Tether):
         return TetherStats(queued_bytes=sum(self._under_way.values()), underlay="memory")
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._joined.set()
-        self._hub.forget(self)
-        peer = self._peer
+        peer = None if self._closed else self._peer
+        self.abandon()
         if peer is not None and not peer._closed:
             self._hub.carrier(peer._end, size_bytes=0, reliable=True)
+
+    def abandon(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._joined.set()
+            self._hub.forget(self)
 
     def _cross(self, message: Buffer, *, reliable: bool) -> bool:
         peer, size = self._peer, len(message)

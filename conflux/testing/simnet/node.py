@@ -146,7 +146,7 @@ class SimNode:
         """Vanish: nobody is told, nothing more is sent."""
         self._end()
         for tether in self._network.underlay.tethers(self.name):
-            tether.vanish()
+            tether.abandon()
 
     def stop(self) -> None:
         """Shut down in order: tethers are closed, which their far ends notice."""

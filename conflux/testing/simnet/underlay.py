@@ -204,13 +204,13 @@ class SimTether(Tether):
     def close(self) -> None:
         if self.closed:
             return
-        self.vanish()
+        self.abandon()
         peer = self.peer
         if peer is not None and not peer.closed:
             self._underlay.clock.after(self._delay(), lambda: peer._far_end_closed(self))
 
-    def vanish(self) -> None:
-        """Close without a word to the far end, as a machine does that loses power."""
+    def abandon(self) -> None:
+        """Close without a word to the far end, as a machine does, too, that loses power."""
         self.closed = True
         self.up = False
         self._then = None
@@ -259,7 +259,7 @@ class SimTether(Tether):
         if self._then is not None:
             self._finish(up=False)
         else:
-            self.vanish()
+            self.abandon()
             self._on_closed("the far end closed the tether")
 
     def _link(self) -> Link:

@@ -120,12 +120,17 @@ class UdpTether(Tether):
 
     def close(self) -> None:
         """Tell the far end and stop at once."""
+        hop = self._hop
+        if self._state is not _State.CLOSED and hop is not None and hop.path is not None:
+            self._port.goodbye(self._line, hop.path, hop.close(self._line.now()))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop at once."""
         if self._state is _State.CLOSED:
             return
         self._state = _State.CLOSED
-        hop, self._hop = self._hop, None
-        if hop is not None and hop.path is not None:
-            self._port.goodbye(self._line, hop.path, hop.close(self._line.now()))
+        self._hop = None
         self._line.stop()
         self._port.forget(self._id)
         self._forget(self)

@@ -108,6 +108,7 @@ class IceConnection(Connection):
         self.on_lost: Callable[[], None] | None = None
         self._reach = reach
         self._peers: set[tuple[str, int]] = set()
+        self._is_silent = False
 
     # Gathering
 
@@ -312,8 +313,16 @@ class IceConnection(Connection):
     def send_run(self, data: bytes, size: int) -> None:
         """Send *data* to the selected peer as datagrams of *size* bytes, the last maybe shorter."""
         pair = self._nominated.get(1)
-        if pair is not None:
+        if pair is not None and not self._is_silent:
             udp.send_run(pair.protocol.transport, data, size, pair.remote_addr)
+
+    async def sendto(self, data: bytes, component: int) -> None:
+        if not self._is_silent:
+            await super().sendto(data, component)
+
+    def silence(self) -> None:
+        """Let no data out any more."""
+        self._is_silent = True
 
     def underlay(self) -> str:
         """The selected pair for people, empty before one is selected."""

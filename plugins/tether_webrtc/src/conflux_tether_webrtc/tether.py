@@ -149,6 +149,11 @@ class WebRtcTether(Tether):
         self._dtls.say_goodbye()
         self._group.create_task(self._tear_down())
 
+    def abandon(self) -> None:
+        """Stop at once; what DTLS would still say is not sent."""
+        self._connection.silence()
+        self.close()
+
     async def _gather(self) -> None:
         try:
             async with asyncio.timeout(None) as self._gathering:
