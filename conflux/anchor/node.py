@@ -179,6 +179,7 @@ class Anchor:
             seek=self._seek,
             on_reachable=self._reachable,
             on_lost=self._route_lost,
+            on_untried=self._route_untried,
         )
         self.resender = Resender(
             self.timers,
@@ -568,6 +569,9 @@ class Anchor:
 
     def _route_lost(self, reach: Reach, route: Route, now: float) -> None:
         self.resender.lost(reach, route, now)
+
+    def _route_untried(self, reach: Reach, route: Route, now: float) -> None:
+        self.resender.untried(reach, route, now)
 
     def _neighbour_down(self, neighbour: Neighbour, reason: str, now: float) -> None:
         self.counters[f"neighbour_down: {reason}"] += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from conflux.anchor.failures import Failures
@@ -13,6 +14,7 @@ from conflux.anchor.tether import Neighbour
 from conflux.anchor.timers import Timer
 from conflux.api import NodeId, Path
 from conflux.wire.frame import DATA_BYTE, HEADER_BYTES, MAX_HOPS, OUTER, TAG_BYTES
+from conflux.wire.inband import MAX_RELAYS
 
 DIRECT_RETRY_S = 30.0
 _FLOW_SPACE = 2**32
@@ -30,6 +32,10 @@ class Route:
     beyond_s: float = 0.0
     """Round trip from the neighbour to the destination, as the relays said at set-up."""
     health: Health = field(default_factory=Health)
+    is_untried: bool = False
+    """Whether it is new beside others, and takes packets only once an empty frame has arrived."""
+    is_leaving: bool = False
+    """Whether it takes no new frames and is torn down once those on it have arrived."""
 
     @property
     def is_suspect(self) -> bool:
@@ -76,7 +82,7 @@ class Reach:
     """Whether it has shown that it has the keys: else a direct frame could overtake our Open."""
     routes: list[Route] = field(default_factory=list)
     usable: list[Route] = field(default_factory=list)
-    """Those that are not suspect; all if all are."""
+    """Those that are not suspect, tried, and to stay; all if there are none."""
     reports: bool = False
     """Whether the destination has ever reported what arrived."""
     shares: list[float] = field(default_factory=list)
@@ -102,6 +108,11 @@ class Reach:
         return self.peer.node_id
 
     @property
+    def sound(self) -> list[Route]:
+        """Routes that are not in doubt and are to stay."""
+        return [route for route in self.routes if not route.is_doubtful and not route.is_leaving]
+
+    @property
     def has_direct(self) -> bool:
         return any(route.is_direct for route in self.routes)
 
@@ -121,3 +132,12 @@ class Reach:
         for timer in (self.search, self.weighing):
             if timer is not None:
                 timer.cancel()
+
+
+def overlap(ways: Sequence[Collection[NodeId]]) -> int:
+    """How many relays those two of *ways* have in common that share the fewest.
+
+    More than any two can if there are not two.
+    """
+    pairs = itertools.combinations(ways, 2)
+    return min((len(set(one).intersection(two)) for one, two in pairs), default=MAX_RELAYS + 1)

@@ -55,7 +55,7 @@ _EMPTY = memoryview(bytes((Layout.BARE,)))
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """A suspect route that is tried now and then."""
+    """A route, new or suspect, that is tried now and then."""
 
     session: Session
     reach: Reach
@@ -190,7 +190,7 @@ class Resender:
             health.measured(now - said.first_at)
             if sent_at == said.last_at and (delay_s := now - sent_at - report.held_us / 1e6) >= 0:
                 health.delayed(delay_s)
-            if health.is_suspect:
+            if health.is_suspect or route.is_untried:
                 self._clear(reach, route, now)
             if now - health.told_at >= TELL_ROUTER_S:
                 self._tell_router(route, now)
@@ -234,7 +234,7 @@ class Resender:
                 self._check_at(current, route, times[0] + bound_s)
             if not times or times[0] + bound_s > now + ROUNDING_S:
                 return
-            if health.is_suspect or not reach.reports:
+            if health.is_suspect or route.is_untried or not reach.reports:
                 return
             self._doubt(reach, route, times, now)
         overdue_at = health.overdue_at()
@@ -251,7 +251,7 @@ class Resender:
         self._counters["route_doubted"] += 1
         route.health.doubts = times
         self._routing.suspected(reach, route, now)
-        if any(not other.is_doubtful for other in reach.routes):
+        if reach.sound:
             self._send_again(route, now)
             self._pump(reach, now)
 
@@ -264,29 +264,43 @@ class Resender:
         self._pump(reach, now)
         self._try(_Trial(session, reach, route, now), now)
 
+    def untried(self, reach: Reach, route: Route, now: float) -> None:
+        """*route* is new beside others: see whether it carries before packets depend on it."""
+        session = self._session_of(reach.node_id)
+        if session is None:
+            self._routing.tried(reach, route, now)
+        else:
+            self._try(_Trial(session, reach, route, now), now)
+
     def _clear(self, reach: Reach, route: Route, now: float) -> None:
         health = route.health
-        health.is_suspect = False
-        health.doubts.clear()
         if health.trial is not None:
             health.trial.cancel()
             health.trial = None
+        if route.is_untried:
+            self._routing.tried(reach, route, now)
+        if not health.is_suspect:
+            return
+        health.is_suspect = False
+        health.doubts.clear()
         self._counters["route_back"] += 1
         self._routing.changed(reach, now)
         self.reachable(reach, now)
 
     def _try(self, trial: _Trial, now: float) -> None:
-        """Try a suspect route as long as it is one and matters to anybody."""
+        """Try a route as long as it is new or suspect and matters to anybody."""
         session, reach, route = trial.session, trial.reach, trial.route
         current = self._session_of(session.node_id)
-        if not route.health.is_suspect or route not in reach.routes or current is None:
+        if not (route.health.is_suspect or route.is_untried) or current is None:
+            return
+        if route not in reach.routes:
             return
         if self._routing.get(session.node_id) is not reach:
             return
         if now - current.last_sent > FORGIVE_S:
             self._clear(reach, route, now)
             return
-        has_other = any(not other.is_suspect for other in reach.routes)
+        has_other = any(other is not route and not other.is_suspect for other in reach.routes)
         if has_other and not route.is_direct and now - trial.since > GIVE_UP_S:
             self._routing.give_up(reach, route, now)
             return
@@ -344,8 +358,9 @@ class Resender:
         ]
         # Who shares a relay with a way that fails may be about to fail with it.
         failing = {node for route in reach.routes if route.is_doubtful for node in route.relays}
-        routes = [route for route in reach.routes if not route.is_doubtful]
-        routes.sort(key=lambda route: len(failing.intersection(route.relays)))
+        routes = sorted(
+            reach.sound, key=lambda r: (r.is_untried, len(failing.intersection(r.relays)))
+        )
         if not waiting or not routes or reach.node_id in self._pumping:
             return
         room = AGAIN_BYTES

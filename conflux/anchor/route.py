@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from conflux.anchor.failures import LONGEST_S
 from conflux.anchor.identity import Peer
 from conflux.anchor.idle import IdleTimes
-from conflux.anchor.reach import DIRECT_RETRY_S, Reach, Route
+from conflux.anchor.reach import DIRECT_RETRY_S, Reach, Route, overlap
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timer, Timers
@@ -71,6 +71,8 @@ DIRECT_RETRY_MAX_S = 300.0
 SETUP_DEADLINE_S = 8.0
 RETRY_SOON_S = 0.3
 RETRY_LATER_S = 10.0
+LEAVE_S = 1.0
+"""After so long what a route that is to be torn down took has been reported."""
 WEIGH_S = 1.0
 MAX_HINTS = 1_024
 
@@ -108,6 +110,7 @@ class Routing:
         seek: Seek,
         on_reachable: Callable[[Reach, float], None],
         on_lost: Callable[[Reach, Route, float], None],
+        on_untried: Callable[[Reach, Route, float], None],
     ) -> None:
         self._me = me
         self._world = world
@@ -121,6 +124,7 @@ class Routing:
         self._seek = seek
         self._on_reachable = on_reachable
         self._on_lost = on_lost
+        self._on_untried = on_untried
         self._reaches: dict[NodeId, Reach] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._hints: dict[NodeId, Path] = {}
@@ -209,6 +213,7 @@ class Routing:
 
     def changed(self, reach: Reach, now: float) -> None:
         """A route became suspect, or is not any more."""
+        reach.found.clear()  # what was walked before may lead over what has failed
         self._weigh(reach, now)
         if self._lacks_relayed(reach, now):
             reach.round = 0
@@ -322,6 +327,7 @@ class Routing:
         self._add(reach, Route(b"", path, neighbour, LABEL_HERE, now), now)
 
     def _add(self, reach: Reach, route: Route, now: float) -> None:
+        route.is_untried = reach.reports and bool(reach.sound) and not route.is_direct
         reach.routes.append(route)
         reach.without_route_since = None
         reach.round = 0
@@ -329,19 +335,42 @@ class Routing:
         self._weigh(reach, now)
         self._changed(reach)
         self._on_reachable(reach, now)
+        if route.is_untried:
+            self._on_untried(reach, route, now)
+        else:
+            self._prune(reach, now)
+
+    def tried(self, reach: Reach, route: Route, now: float) -> None:
+        """What was sent over a new route has arrived, or nobody wants to know."""
+        route.is_untried = False
+        self._weigh(reach, now)
         self._prune(reach, now)
 
     def _prune(self, reach: Reach, now: float) -> None:
         """Keep those two relayed routes that share the fewest relays: what a failed one took goes
         over another, which should not be one that failed with it."""
-        sound = [r for r in reach.routes if not r.is_doubtful and not r.is_direct]
-        if len(sound) > WANTED_RELAYED:
-            pairs = itertools.combinations(sound, WANTED_RELAYED)
-            kept = min(pairs, key=lambda pair: _overlap([route.relays for route in pair]))
-            spare = [route for route in sound if route not in kept]
-            for route in spare:
+        relayed = [r for r in reach.sound if not r.is_direct and not r.is_untried]
+        if len(relayed) <= WANTED_RELAYED:
+            return
+        pairs = itertools.combinations(relayed, WANTED_RELAYED)
+        kept = min(pairs, key=lambda pair: overlap([route.relays for route in pair]))
+        leaving = [route for route in relayed if route not in kept]
+        for route in leaving:
+            route.is_leaving = True
+        self._weigh(reach, now)
+        self._timers.at(now + LEAVE_S, lambda now: self._leave(reach, leaving, now))
+
+    def _leave(self, reach: Reach, leaving: Sequence[Route], now: float) -> None:
+        """Tear down those that are to leave, unless of the others too few have held."""
+        here = [route for route in leaving if route in reach.routes]
+        if sum(not route.is_untried for route in reach.sound) >= WANTED_RELAYED:
+            for route in here:
                 self._teardown(route.neighbour, route.route_id)
-            self._remove(reach, spare, now)
+            self._remove(reach, here, now)
+        else:
+            for route in here:
+                route.is_leaving = False
+            self._weigh(reach, now)
 
     def _broke(self, reach: Reach, route: Route, pause_s: float, now: float) -> None:
         is_last = reach.routes == [route]
@@ -357,6 +386,7 @@ class Routing:
             reach.direct_retry_at = now + RETRY_SOON_S
         if not reach.routes:
             reach.without_route_since = now
+        reach.found.clear()
         self._weigh(reach, now)
         self._changed(reach)
         for route in gone:
@@ -381,18 +411,16 @@ class Routing:
     def _lacks_relayed(self, reach: Reach, now: float) -> bool:
         if reach.has_sound_direct:
             return False
-        sound = sum(not route.is_doubtful for route in reach.routes)
         under_way = sum(
             1
             for pending in self._pending.values()
             if pending.reach is reach and now - pending.since < SETUP_SLOW_S
         )
-        return sound + under_way < WANTED_RELAYED
+        return len(reach.sound) + under_way < WANTED_RELAYED
 
     def _ways(self, reach: Reach, now: float) -> list[frozenset[NodeId]]:
         """The relays of each way that works, or will if who told of it is right."""
-        sound = [frozenset(route.relays) for route in reach.routes if not route.is_doubtful]
-        return sound + [
+        return [frozenset(route.relays) for route in reach.sound] + [
             frozenset(pending.path[1:-1])
             for pending in self._pending.values()
             if pending.reach is reach and pending.is_told and now - pending.since < SETUP_SLOW_S
@@ -408,7 +436,7 @@ class Routing:
             return True
         shared = min(len(way.intersection(path)) for way in ways)
         waited_s = now - reach.found.get(path, now)
-        return shared < _overlap(ways) and (not shared or waited_s >= SHARE_AFTER_S)
+        return shared < overlap(ways) and (not shared or waited_s >= SHARE_AFTER_S)
 
     def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
         if reach.search is not None:
@@ -424,7 +452,7 @@ class Routing:
             self._ask_node(reach.node_id, now)
         reach.failures.drop_old(now)
         self._try_known(reach, now)
-        if self._lacks_relayed(reach, now) or 0 < _overlap(self._ways(reach, now)) <= MAX_RELAYS:
+        if self._lacks_relayed(reach, now) or 0 < overlap(self._ways(reach, now)) <= MAX_RELAYS:
             is_far = reach.relays >= MIN_RING
             if not reach.is_widening:
                 for _ in range(RELAY_ASKS if not reach.routes else 1 + is_far):
@@ -518,7 +546,8 @@ class Routing:
         if reach.weighing is not None:
             reach.weighing.cancel()
             reach.weighing = None
-        reach.usable = [r for r in reach.routes if not r.is_suspect] or reach.routes
+        good = [r for r in reach.routes if not (r.is_suspect or r.is_untried or r.is_leaving)]
+        reach.usable = good or reach.routes
         if len(reach.usable) < 2:
             return
         paths = [route.path for route in reach.usable]
@@ -528,12 +557,3 @@ class Routing:
 
 def _links(path: Path) -> list[Link]:
     return list(itertools.pairwise(path))
-
-
-def _overlap(ways: Sequence[Collection[NodeId]]) -> int:
-    """How many relays those two of *ways* have in common that share the fewest.
-
-    More than any two can if there are not two.
-    """
-    pairs = itertools.combinations(ways, 2)
-    return min((len(set(one).intersection(two)) for one, two in pairs), default=MAX_RELAYS + 1)

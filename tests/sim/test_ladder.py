@@ -111,8 +111,9 @@ def test_both_directions_survive_the_same_death_in_any_stage(stage):
         assert (bulk.missing(), bulk.doubled()) == ([], 0)
 
 
-def test_a_relay_that_swallows_frames_costs_no_packet_however_often_it_is_found_again():
-    made = made_of(20)
+@pytest.mark.parametrize("seed", range(20, 24))
+def test_a_relay_that_swallows_frames_is_found_again_and_never_trusted_again(seed):
+    made = made_of(seed)
     settled(made)
     bulk = Bulk(made.network, made.left, made.right)
     send([bulk], 1)
@@ -120,9 +121,42 @@ def test_a_relay_that_swallows_frames_costs_no_packet_however_often_it_is_found_
     swallower.anchor.relay.forward = lambda *_args, **_kwargs: None
     send([bulk], 15)
     made.network.run(1)
-    assert made.left.anchor.counters["route_suspect"] > 1
+    assert made.left.anchor.counters["route_suspect"] == 1
     assert bulk.gap_s() < GAP_S
     assert (bulk.missing(), bulk.doubled()) == ([], 0)
+
+
+def test_a_new_route_beside_others_takes_no_packet_before_it_has_carried_an_empty_frame():
+    made = made_of(24)
+    settled(made)
+    bulk = Bulk(made.network, made.left, made.right)
+    send([bulk], 1)
+    sent: dict[int, list[tuple[float, int]]] = {}
+
+    def note(source: str, destination: str, message: bytes) -> None:
+        label = int.from_bytes(message[4:8], "big")
+        if source == "left" and label:
+            sent.setdefault(label, []).append((made.network.now(), len(message)))
+
+    known = {route.label for route in routes_of(made)}
+    made.network.on_datagram = note
+    in_use(made, made.left, made.right)[1].crash()
+    until_standing_by(made, [bulk])
+    for port in range(64):
+        made.left.send_packet(made.right, bytes(500), port=2_000 + port)
+    made.network.run(1)
+    fresh = [sent[route.label] for route in routes_of(made) if route.label not in known]
+    assert fresh
+    for messages in fresh:
+        began = messages[0][0]
+        # There and back over five links, and what the report waits.
+        first_packet = min(time for time, size in messages if size > 500)
+        assert first_packet - began > 2 * 5 * DELAY_S
+        assert messages[0][1] < 60
+
+
+def routes_of(made: Ladder):
+    return made.left.anchor.routing.get(made.right.node_id).routes
 
 
 def test_when_all_routes_die_traffic_is_back_within_5_s_over_those_that_are_left():
