@@ -53,7 +53,8 @@ def test_packets_of_one_flow_stay_on_one_route(relayed):
     used = set()
 
     def note(source: str, destination: str, message: bytes) -> None:
-        if source == "left" and len(message) > 60:
+        # Signatures of packets have thousands of bytes, and take any way.
+        if source == "left" and 60 < len(message) < 200:
             used.add(destination)
 
     relayed.network.on_datagram = note
