@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.lab
+# It rests for minutes, to see what is left: for `make test-all`.
+pytestmark = [pytest.mark.lab, pytest.mark.thorough]
 
 IDLE = "[idle]\nstream_s = 1\nroute_s = 1\ntether_s = 1\n"
 REST_S = 12.0
@@ -114,9 +115,7 @@ def at_rest(overlay, town, fresh):
     return [steady(overlay, node) for node in town]
 
 
-@pytest.mark.parametrize(
-    ("before", "cycles"), [(2, 3), pytest.param(10, 20, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize(("before", "cycles"), [(2, 3), (10, 20)])
 def test_churn_loses_no_packet_and_leaves_nothing(overlay, town, before, cycles):
     fresh = [steady(overlay, node)["tasks"] for node in town]
     for _ in range(before):
