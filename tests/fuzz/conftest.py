@@ -14,6 +14,7 @@ sys.path.insert(0, str(FOLDER))
 
 import fuzz_receiver  # noqa: E402
 import fuzz_targets  # noqa: E402
+import fuzz_udp  # noqa: E402
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,6 +36,11 @@ def targets() -> Mapping[str, fuzz_targets.Fuzzed]:
 @pytest.fixture
 def receiver() -> ModuleType:
     return fuzz_receiver
+
+
+@pytest.fixture
+def udp_runner() -> type[fuzz_udp.Runner]:
+    return fuzz_udp.Runner
 
 
 @pytest.fixture

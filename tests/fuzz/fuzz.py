@@ -24,6 +24,7 @@ with atheris.instrument_imports(
         "conflux_tether_webrtc.description",
         "conflux_tether_webrtc.inbound",
         "conflux_tether_webrtc.outbound",
+        "conflux_tether_udp",
         "conflux_auth_guardian",
         "aiortc.rtcsctptransport",
         "fuzz_targets",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import fuzz_plugins
+import fuzz_udp
 from fuzz_genuine import GENUINE, patched
 from fuzz_plugins import fits
 from fuzz_receiver import HANDSHAKES, PACKETS, SIGNED, Receiver
@@ -248,6 +249,10 @@ TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
         "sctp_sack": Fuzzed(fuzz_plugins.sctp_sack, 384),
         "sctp_setup": Fuzzed(fuzz_plugins.sctp_setup, 1_024),
         "sctp_packet": Fuzzed(fuzz_plugins.sctp_packet, 512),
+        "udp_description": Fuzzed(fuzz_udp.description_of_peers, 512),
+        "udp_items": Fuzzed(fuzz_udp.items, 1_400),
+        "udp_stun": Fuzzed(fuzz_udp.stun_answer, 256),
+        "udp_hop": Fuzzed(fuzz_udp.hop, 2_048),
         "guardian_answer": Fuzzed(fuzz_plugins.guardian_answer, 1_024),
         "guardian_url": Fuzzed(fuzz_plugins.guardian_url, 512),
         "nats_subject": Fuzzed(fuzz_plugins.nats_subject, 128),

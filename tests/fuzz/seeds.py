@@ -16,6 +16,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
+import fuzz_udp  # noqa: E402
 from fuzz_genuine import GENUINE  # noqa: E402
 from fuzz_receiver import (  # noqa: E402
     HANDSHAKES,
@@ -37,6 +38,8 @@ from conflux.wire import checkpoint, icmp, ip  # noqa: E402
 from conflux.wire.control import Kind as ControlKind  # noqa: E402
 from conflux.wire.control import envelope  # noqa: E402
 from conflux.wire.frame import IN_STREAM, SIZE  # noqa: E402
+from conflux_tether_udp import control as udp_control  # noqa: E402
+from conflux_tether_udp import description as udp_description  # noqa: E402
 from conflux_tether_webrtc.description import (  # noqa: E402
     CandidateType,
     Description,
@@ -194,6 +197,45 @@ def of_offload() -> Iterator[Seed]:
         yield "superframe", b"\x01" + record(body)
 
 
+def of_udp() -> Iterator[Seed]:
+    candidates = (
+        udp_description.Candidate(udp_description.CandidateType(0), ip_address("192.0.2.1"), 4_000),
+        udp_description.Candidate(udp_description.CandidateType(1), ip_address("2001:db8::1"), 9),
+    )
+    for kind in udp_description.Kind:
+        described = udp_description.Description(kind=kind, id=b"\x80id-here", candidates=candidates)
+        yield "udp_description", described.encode()
+    items = (
+        udp_control.Challenge(bytes(8)),
+        udp_control.Response(bytes(8)),
+        udp_control.Report(100, 90, 80, 5, 300, 7, 0),
+        udp_control.Segment(0, udp_control.FIRST | udp_control.LAST, b"whole"),
+        udp_control.Ack(1, b"\x05"),
+        udp_control.Close(),
+    )
+    for item in items:
+        yield "udp_items", item.encode()
+    yield "udp_items", b"".join(item.encode() for item in items) + bytes(20)
+    mapped = bytes.fromhex("0020 0008 0001 a147 e112a643") + bytes.fromhex("8022 0003 61626300")
+    yield "udp_stun", mapped
+    yield "udp_stun", bytes.fromhex("8022 0003 61626300 0020 0014 0002 a147") + bytes(16)
+    raw, batch, said, probe, message, answer, later, send, reliable, elsewhere = range(10)
+    opened = [(answer, b"\0"), (later, b"\1\0"), (answer, b"\0")]
+    yield "udp_hop", udp_program(*opened, (send, b"\x9c\x40"), (later, b"\4\0"))
+    yield "udp_hop", udp_program(*opened, *[(said, item.encode()) for item in items])
+    yield "udp_hop", udp_program(*opened, (elsewhere, b"\1x"), (answer, b"\1"), (send, b"\0\1"))
+    yield "udp_hop", udp_program(*opened, (message, b"\x20\0\1\1"), (message, b"\x20\0\1\0"))
+    yield "udp_hop", udp_program((raw, b"\0" + bytes(40)), (batch, b"\5\0\7\1" + bytes(60)))
+    segment = udp_control.Segment(1, udp_control.LAST, b"later").encode()
+    out = (reliable, bytes(3_000)), (said, segment), (later, b"\x20\0")
+    yield "udp_hop", udp_program(*opened, *out)
+    yield "udp_hop", udp_program(*opened, (probe, b"\2" + items[0].encode()), (later, b"\xff\xff"))
+
+
+def udp_program(*steps: tuple[int, bytes]) -> bytes:
+    return b"".join(fuzz_udp.STEP.pack(what, len(data)) + data for what, data in steps)
+
+
 def of_plugins() -> Iterator[Seed]:
     candidates = (
         Endpoint(CandidateType.HOST, 2_130_706_431, ip_address("192.0.2.1"), 4_000),
@@ -226,6 +268,7 @@ def of_plugins() -> Iterator[Seed]:
         yield "crypto", which + bytes(range(64))
     yield "nats_subject", b"v1.ab." + b"0123456789abcdef" * 2
     yield "nats_subject", b"v1.cd.*"
+    yield from of_udp()
     registered = {
         "conflux_id": "c",
         "conflux_token": "t",

@@ -90,6 +90,19 @@ def test_spoofed_source_in_a_genuine_frame_is_not_delivered(receiver):
     assert done.anchor.counters["packet_source_not_in_certificate"] == 1
 
 
+def test_udp_programs_open_a_tether_and_act_on_it(folder, udp_runner):
+    got = ready = held = 0
+    for path in sorted((folder / "corpus" / "udp_hop").glob("seed-*")):
+        runner = udp_runner()
+        runner.run(path.read_bytes())
+        ready += runner.world.ready_count
+        got += runner.world.got
+        held += runner.hop._rtt.srtt_s is not None
+    assert ready >= 5
+    assert got > 0x2000
+    assert held >= 5
+
+
 def test_unpatched_grant_is_taken_on(receiver):
     node = receiver.Receiver
     done, _, _ = run(receiver, (node.grants, b""))

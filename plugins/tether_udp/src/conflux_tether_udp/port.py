@@ -15,15 +15,9 @@ from ipaddress import ip_address
 
 from conflux.api import Buffer, Unavailable, WireError
 from conflux_tether_udp import stun
-from conflux_tether_udp.datagram import (
-    HEADER,
-    HEADER_BYTES,
-    ID_BYTES,
-    Cutter,
-    run_length,
-    split_tail,
-)
+from conflux_tether_udp.datagram import HEADER_BYTES, ID_BYTES, Cutter
 from conflux_tether_udp.description import ID_MARK, Candidate, CandidateType, IpAddress
+from conflux_tether_udp.ingress import Take, distribute
 from conflux_tether_udp.paths import Address, Path
 from conflux_tether_udp.reach import Reach, host_addresses, socket_address
 from conflux_tether_udp.sockets import Backlog, Inbox, Sender, UdpSocket
@@ -40,9 +34,6 @@ GOODBYE_S = (0.1, 0.4)
 
 _IP_MTU, _IPV6_MTU = 14, 24
 _IP_UDP_BYTES = {4: 28, 6: 48}
-
-Take = Callable[[memoryview, int, int, int, int, int, memoryview, int, Path, float], None]
-"""`Hop.receive`."""
 
 
 class Port:
@@ -141,39 +132,19 @@ class Port:
     def _received(
         self, inbox: Inbox, size: int, each: int, count: int, remote: Address, local: bytes | None
     ) -> None:
-        if size - (count - 1) * each <= HEADER_BYTES:
-            count -= 1  # the last one is too short for a header and a piece
-        headers, pieces = inbox.headers, inbox.pieces
-        piece_bytes = each - HEADER_BYTES
-        end = min(size, count * each) - count * HEADER_BYTES
-        path = Path(remote, local)
-        now = self._loop.time()
-        at = 0
-        while at < count:
-            start = at * HEADER_BYTES
-            receiver, high, low, first, last = HEADER.unpack_from(headers, start)
-            take = self._takers.get(receiver)
-            kind, index = split_tail(first, last)
-            run = 1
-            if take is None:
-                if self._transactions and size == each:
-                    self._stun_answer(bytes(headers[:HEADER_BYTES]) + bytes(pieces[:end]))
-            elif kind >= 0:
-                if last:
-                    run = run_length(headers, at, count, index, last)
-                take(
-                    headers[start : start + HEADER_BYTES],
-                    high << 32 | low,
-                    kind,
-                    index,
-                    last,
-                    run,
-                    pieces[at * piece_bytes : min((at + run) * piece_bytes, end)],
-                    piece_bytes,
-                    path,
-                    now,
-                )
-            at += run
+        strangers = distribute(
+            inbox.headers,
+            inbox.pieces,
+            size,
+            each,
+            count,
+            Path(remote, local),
+            self._loop.time(),
+            self._takers,
+        )
+        if strangers and self._transactions and size == each:
+            rest = inbox.pieces[: max(size - HEADER_BYTES, 0)]
+            self._stun_answer(bytes(inbox.headers[:HEADER_BYTES]) + bytes(rest))
 
     # Addresses
 
