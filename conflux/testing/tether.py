@@ -313,6 +313,15 @@ class TetherConformance(abc.ABC):
         assert stats.queued_bytes >= 0
         assert stats.underlay, "`underlay` tells people how the tether runs"
 
+    @_with_ends
+    async def test_unit_is_within_the_contracts_bounds(
+        self, near: TetherEnd, far: TetherEnd
+    ) -> None:
+        for end in (near, far):
+            unit_bytes = end.tether.unit_bytes
+            assert 1 <= unit_bytes <= MAX_MESSAGE_BYTES
+            assert end.tether.send([bytes(unit_bytes)]) == 1, "a message of one unit is no flood"
+
     # Closing
 
     @_with_ends

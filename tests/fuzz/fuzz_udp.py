@@ -61,7 +61,7 @@ class Far:
 
 
 class World:
-    """The hop's wire and lanes (`hop.Wire`, `hop.Lanes`)."""
+    """The hop's wire and lanes (`world.Wire`, `world.Lanes`)."""
 
     def __init__(self, far: Far) -> None:
         self.now = 1_000.0

@@ -153,7 +153,7 @@ class End:
         datagram = self.hop.close(self.net.now)
         self.net.transmit(self.source, path.remote, datagram)
 
-    # hop.Wire
+    # world.Wire
 
     def send(self, path: Path, parts: list, datagram_bytes: int) -> None:
         for start in range(0, len(parts), 2):
@@ -183,7 +183,7 @@ class End:
     def wake(self, when: float) -> None:
         self.net.at(when, lambda: self.hop.poll(self.net.now))
 
-    # hop.Lanes
+    # world.Lanes
 
     def ready(self) -> None:
         self.is_ready = True

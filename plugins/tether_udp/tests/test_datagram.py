@@ -77,6 +77,15 @@ def test_datagram_is_what_the_protocol_page_says():
     assert cut(b"hello", 1_184) == [header + AESGCM(key).encrypt(nonce, b"hello", header)]
 
 
+def test_worked_example_of_the_protocol_page():
+    far_id = bytes.fromhex("8877665544332211")
+    parts = Cutter().cut(sealer(), far_id, b"hello", 1_184, 0.0)
+    assert [bytes(part).hex() for part in parts] == [
+        "88776655443322110000000000010000",
+        "29566ece77c50b92e9a378eebc734575fae700d6e7",
+    ]
+
+
 def expand(key: bytes, label: bytes, size: int) -> bytes:
     return HKDFExpand(algorithm=hashes.SHA256(), length=size, info=label).derive(key)
 

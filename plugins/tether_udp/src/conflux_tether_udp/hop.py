@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, WireError
 from conflux_tether_udp import control, keys
@@ -33,6 +32,7 @@ from conflux_tether_udp.paths import CHALLENGE_BYTES, Address, Path, Paths, Why
 from conflux_tether_udp.pmtu import PathMtu, State
 from conflux_tether_udp.reassembly import GIVE_UP_S, Reassembly, Tally
 from conflux_tether_udp.reliable import ReliableIn, ReliableOut, RoundTrip
+from conflux_tether_udp.world import Lanes, Wire
 
 REPORT_S = 0.1
 """After the first message since the last report."""
@@ -51,48 +51,6 @@ DEAD_S = 30.0
 
 _ITEM_ROOM = BASE_BYTES - OVERHEAD_BYTES
 _SEGMENT_HEAD = _ITEM_ROOM - control.MAX_SEGMENT_BYTES
-
-
-class Wire(Protocol):
-    """What a hop needs of its sockets and its clock. Nothing here waits."""
-
-    def send(self, path: Path, parts: Sequence[Buffer], datagram_bytes: int) -> None:
-        """Send datagrams of *datagram_bytes*, the last one maybe shorter.
-
-        *parts* are header and piece of each in turn, or one whole datagram; they may be reused when
-        this returns. What the system has no room for is queued.
-        """
-
-    def room_bytes(self) -> int:
-        """How much more may be queued."""
-
-    def overflows(self) -> int:
-        """How many datagrams the own sockets had no room for so far."""
-
-    def interface(self, path: Path) -> tuple[int, int]:
-        """The largest datagram that the interface takes, and the bytes of IP and UDP headers."""
-
-    def permits(self, path: Path) -> bool:
-        """Whether both ends of *path* may be part of an underlay."""
-
-    def wake(self, when: float) -> None:
-        """Have `Hop.poll` called at *when* or a bit later; of several calls the earliest counts."""
-
-
-class Lanes(Protocol):
-    """Where a hop's messages and news go."""
-
-    def ready(self) -> None:
-        """Both lanes carry messages. Called once."""
-
-    def datagram(self, message: memoryview) -> None:
-        """A message of the datagram lane, valid only during the call."""
-
-    def reliable(self, message: memoryview) -> None:
-        """The same of the reliable lane."""
-
-    def broken(self, reason: str) -> None:
-        """The far end closed the tether, is gone, or broke the rules. Called once, at the end."""
 
 
 class Hop:

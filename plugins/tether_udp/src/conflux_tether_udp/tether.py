@@ -163,7 +163,7 @@ class UdpTether(Tether):
 
 
 class _Line:
-    """What a hop needs of the world: see `hop.Wire`, `hop.Lanes` and `sockets.Sender`."""
+    """What a hop needs: `world.Wire` and `world.Lanes`; and what hears of sockets: `Sender`."""
 
     def __init__(self, port: Port, broken: Callable[[str], None]) -> None:
         self.queued_bytes = 0
