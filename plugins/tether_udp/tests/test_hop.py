@@ -127,6 +127,22 @@ def test_round_trip_is_measured(make_pair):
     assert pair.far.hop.rtt_s == pytest.approx(0.08)
 
 
+def test_long_round_trips_are_no_silence(make_pair):
+    """By satellite: nothing is tried again, doubted or changed just because it takes its time."""
+    pair = make_pair(delay_s=0.4, seed=4)
+    pair.near.addresses.append(("10.0.0.21", 4_000))
+    pair.net.hosts[("10.0.0.21", 4_000)] = pair.near
+    pair.connect().settle(10)
+    path, size = pair.near.hop.path, pair.near.hop.datagram_bytes
+    del pair.net.log[:]
+    for _ in range(100):
+        pair.near.post(bytes(2_000))
+        pair.net.run(0.1)
+        assert (pair.near.hop.path, pair.near.hop.datagram_bytes) == (path, size) == (path, 1_472)
+    probes = [data for _, _, data in pair.net.log if data[14] >> 6 == 2]
+    assert len(probes) <= 2 * 2 * 13, "a round trip a second, and its answer"
+
+
 def test_far_end_hears_of_the_end_once(pair):
     pair.near.close()
     pair.settle(1)

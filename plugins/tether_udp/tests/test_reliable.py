@@ -140,6 +140,13 @@ def test_long_quiet_before_a_message_is_no_silence():
     assert out.timed_out(1_001.0)
 
 
+def test_wait_for_a_path_is_no_silence():
+    out = ReliableOut(RoundTrip())
+    out.send(b"x", 0.0)
+    out.segment(100, 60.0)
+    assert out.timed_out(61.0)
+
+
 def test_window_halves_once_for_losses_of_one_flight():
     out = ReliableOut(RoundTrip())
     out._window = out._threshold = 64.0

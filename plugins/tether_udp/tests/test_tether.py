@@ -301,6 +301,9 @@ def test_dead_stun_server_costs_a_quarter_of_a_second_at_most():
             assert server.asked >= 2, "requests get lost: it was asked again"
             assert asyncio.get_running_loop().time() - began < 1
             assert not lab.near._port._transactions
+            asked = server.asked
+            await lab.near.offer()
+            assert server.asked == asked, "nor does it delay every tether"
         server.transport.close()
 
     run(main)

@@ -37,9 +37,8 @@ from conflux_tether_udp.world import Lanes, Wire
 REPORT_S = 0.1
 """After the first message since the last report."""
 QUIET_S = 0.3
-"""Messages went out and nothing came by the current path for so long: it is asked."""
-UNREPORTED_S = 0.5
-"""Messages went out and none was reported for so long: their size is in doubt."""
+"""Messages went out and nothing came by the current path for so long: it is asked. Nothing was
+reported for twice as long: their size is in doubt."""
 BROKEN_SHARE = 0.5
 """So many messages of one report arrived in part only: the same."""
 RTT_S = 1.0
@@ -106,17 +105,16 @@ class Hop:
 
     def send(self, messages: Sequence[Buffer], now: float) -> int:
         """Seal and send what fits; return how many were taken, in order."""
-        path = self._paths.current
-        if path is None or self._is_closed:
-            return 0
-        wire, piece_bytes = self._wire, self._piece_bytes
+        wire = self._wire
         taken = 0
         for message in messages:
             size = len(message)
             if size > MAX_MESSAGE_BYTES:
                 msg = f"message of {size} bytes, {MAX_MESSAGE_BYTES} are allowed"
                 raise ValueError(msg)
-            if size > wire.room_bytes():
+            # Anew for each: the system's answer to the one before may have changed both.
+            path, piece_bytes = self._paths.current, self._piece_bytes
+            if path is None or self._is_closed or size > wire.room_bytes():
                 break
             parts = self._cutter.cut(self._sealer, self._far_id, message, piece_bytes, now)
             wire.send(path, parts, piece_bytes + HEADER_BYTES)
@@ -237,9 +235,8 @@ class Hop:
         before = paths.current
         if before is None or kind == Kind.PROBE or not is_newest:
             return
-        unproven = paths.elsewhere(path, size, now)
-        if unproven is not None:
-            self._challenge(unproven, Why.MOVED, now)
+        if paths.elsewhere(path, now):
+            self._challenge(path, Why.MOVED, now)
         elif paths.current != before:
             self._path_changed(now)
 
@@ -278,9 +275,9 @@ class Hop:
 
     def _challenged(self, item: Challenge, kind: int, path: Path, now: float) -> None:
         response = Response(item.token).encode()
-        if self._paths.may_send(path, OVERHEAD_BYTES + len(response)):
+        if self._paths.spend(path, OVERHEAD_BYTES + len(response)):
             self._send_items(response, path, Kind(kind), now)
-        if self._paths.current is None and self._paths.may_send(path, CHALLENGE_BYTES):
+        if self._paths.current is None and self._paths.spend(path, CHALLENGE_BYTES):
             # What came through may be a way back (RFC 8445 §7.3.1.4, triggered checks).
             self._challenge(path, Why.CONNECT, now)
 
@@ -299,6 +296,10 @@ class Hop:
             if self._mtu is not None and challenge.why is Why.KEEP:
                 self._mtu.answered(challenge.size, now)
                 self._resized()
+            if self._silences and self._unreported_at is not None:
+                # It answers, and yet reports nothing: what it is asked is small.
+                self._doubt_size(now)
+            self._silences = 0
 
     def _path_changed(self, now: float) -> None:
         """Another path carries: its size, loss and round trip are not known."""
@@ -354,6 +355,12 @@ class Hop:
             self._break(f"the path carries no datagrams of {BASE_BYTES} bytes")
         elif size is not None:
             self._challenge(path, Why.KEEP, now, size=size)
+
+    def _doubt_size(self, now: float) -> None:
+        self._unreported_at = now
+        if self._mtu is not None:
+            self._mtu.doubt(now)
+            self._probe_size(now)
 
     def _resized(self) -> None:
         if self._mtu is not None:
@@ -454,8 +461,13 @@ class Hop:
     def _watch(self, now: float) -> None:
         """Something went out that the far end answers: look in a while whether it did."""
         self._asked_at = now
-        self._watch_at = now + QUIET_S
+        self._watch_at = now + self._quiet_s()
         self._arm(self._watch_at)
+
+    def _quiet_s(self) -> float:
+        """How long the far end may take to answer what was sent just now."""
+        srtt_s = self._rtt.srtt_s
+        return RTT_S if srtt_s is None else max(QUIET_S, srtt_s + 4 * self._rtt.var_s + REPORT_S)
 
     def _look(self, now: float) -> None:
         self._watch_at = None
@@ -464,10 +476,8 @@ class Hop:
             self._silent(now)
         else:
             self._silences = 0
-            if unreported_s >= UNREPORTED_S and self._mtu is not None:
-                self._unreported_at = now
-                self._mtu.doubt(now)
-                self._probe_size(now)
+            if unreported_s >= 2 * self._quiet_s():
+                self._doubt_size(now)
             if self._unreported_at is not None:
                 self._watch(now)
 
@@ -481,7 +491,7 @@ class Hop:
             self._paths.rescue(now)
             self._try_candidates(now)
         self._challenge(path, Why.KEEP, now)
-        self._watch_at = now + min(QUIET_S * 2 ** (self._silences - 1), RTT_S)
+        self._watch_at = now + max(self._quiet_s(), min(QUIET_S * self._silences, RTT_S))
 
     def _arm_next(self, now: float) -> None:
         dues = [

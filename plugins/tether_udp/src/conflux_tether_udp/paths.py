@@ -24,7 +24,6 @@ Address = tuple[Any, ...]
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 0.5
 MAX_TRIES = 24
 """Challenges to one candidate before it is given up: 10 s, a kilobyte."""
-RESCUE_TRIES = 4
 SETTLE_S = 3.0
 """After the first proven path: how long a better one may replace it."""
 BETTER = 0.7
@@ -34,10 +33,10 @@ PROVEN_S = 30.0
 CHALLENGE_S = 3.0
 """A response that took longer proves nothing any more."""
 AGAIN_S = 0.1
-"""Between challenges to an address that the far end seems to have moved to."""
+"""Between looks at an address that the far end seems to have moved to."""
 MAX_CHALLENGES = 64
 MAX_KNOWN = 32
-"""Paths, and addresses of their own accord: the oldest are forgotten."""
+"""Proven paths, and addresses that nobody described: the oldest are forgotten."""
 AMPLIFICATION = 3
 CHALLENGE_BYTES = OVERHEAD_BYTES + 1 + TOKEN_BYTES
 
@@ -122,7 +121,7 @@ class Paths:
         """The current path is silent: try every candidate once more."""
         self._why = Why.RESCUE
         for candidate in self._candidates.values():
-            candidate.due, candidate.tries = now, RESCUE_TRIES
+            candidate.due, candidate.tries = now, 1
 
     def due(self) -> float | None:
         """When `challenges` has something to send."""
@@ -143,7 +142,7 @@ class Paths:
             wait_s = min(FIRST_RETRY_S * 2.0 ** min(done - 1, 10), LAST_RETRY_S)
             candidate.due = now + wait_s if candidate.tries > 0 else None
             path = Path(remote, None)
-            if self.may_send(path, CHALLENGE_BYTES):
+            if self.spend(path, CHALLENGE_BYTES):
                 out.append((path, self.challenge(path, self._why, CHALLENGE_BYTES, now)))
         return out
 
@@ -178,20 +177,20 @@ class Paths:
             self._switch(path, now)
         return challenge
 
-    def elsewhere(self, path: Path, size: int, now: float) -> Path | None:
-        """The newest datagram, of *size* bytes, came by another than the current path.
+    def elsewhere(self, path: Path, now: float) -> bool:
+        """The newest datagram came by *path*, not the current one. Return whether to challenge it.
 
-        Returns the path to be challenged, if it has to prove itself first.
+        Every AGAIN_S at most anything happens: a far end that alternates is not followed each time.
         """
+        if now < self._look_again_at:
+            return False
+        self._look_again_at = now + AGAIN_S
         proven = self._proven.get(path)
         if proven is not None and now - proven.at < PROVEN_S and not self._is_offerer:
             proven.at = now
             self._switch(path, now)
-            return None
-        if now < self._look_again_at:
-            return None
-        self._look_again_at = now + AGAIN_S
-        return path if self.may_send(path, CHALLENGE_BYTES) else None
+            return False
+        return self.spend(path, CHALLENGE_BYTES)
 
     def credit(self, path: Path, size: int) -> None:
         """*size* bytes came by *path*, which is not the current one."""
@@ -201,8 +200,8 @@ class Paths:
                 del self._credit[next(iter(self._credit))]
             self._credit[remote] = self._credit.get(remote, 0) + AMPLIFICATION * size
 
-    def may_send(self, path: Path, size: int) -> bool:
-        """Whether *size* bytes may go to *path* now; they are taken off what it has left."""
+    def spend(self, path: Path, size: int) -> bool:
+        """Whether *size* bytes may go to *path* now. They are taken off what it has left."""
         remote = path.remote
         if path == self.current or path in self._proven:
             return True

@@ -7,6 +7,7 @@ socket ─► Inbox ─► run of one message ─► id ─► tether          (
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ FURTHER_ANSWERS_S = 0.05
 ASK_AGAIN_S = 0.08
 MAPPED_FRESH_S = 20.0
 """How long an answer holds: all tethers share the port, so they share its mappings."""
+UNMAPPED_FRESH_S = 5.0
+"""The same for no answer: a dead server does not delay every tether."""
+MAX_MAPPED = 4
 GOODBYE_S = (0.1, 0.4)
 """When a far end is told again that a tether was closed: once may get lost."""
 
@@ -55,17 +59,20 @@ class Port:
         self._sockets: dict[int, UdpSocket] = {}
         self.backlog = Backlog()
         inbox = Inbox()
-        problem: OSError | None = None
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             try:
                 self._sockets[version] = UdpSocket(
                     family, number, inbox, self.backlog, self._received
                 )
             except OSError as error:
-                problem = error
-        if not self._sockets or (number and problem and len(self._sockets) < _families()):
-            self.close()
-            raise Unavailable(f"UDP port {number or 'of any number'} cannot be used: {problem}")
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    self.close()
+                    raise Unavailable(
+                        f"UDP port {number} cannot be used ({error.strerror}): choose another one "
+                        "in conflux.toml, [plugin.tether.udp]"
+                    ) from None
+        if not self._sockets:
+            raise Unavailable("this machine has neither IPv4 nor IPv6 sockets")
 
     def close(self) -> None:
         """Release the sockets. What was to be said is said once more before."""
@@ -197,7 +204,8 @@ class Port:
 
     async def _ask_servers(self) -> list[Candidate]:
         now = self._loop.time()
-        if self._mapped_at is not None and now - self._mapped_at < MAPPED_FRESH_S:
+        fresh_s = MAPPED_FRESH_S if self._mapped else UNMAPPED_FRESH_S
+        if self._mapped_at is not None and now - self._mapped_at < fresh_s:
             return self._mapped
         found: list[Candidate] = []
         with suppress(TimeoutError):
@@ -212,9 +220,8 @@ class Port:
 
                 for server in self._servers:
                     asking.create_task(self._ask(server, answered))
-        if found:
-            self._mapped, self._mapped_at = found[:MAX_MAPPED], now
-        return found[:MAX_MAPPED]
+        self._mapped, self._mapped_at = found[:MAX_MAPPED], self._loop.time()
+        return self._mapped
 
     async def _ask(
         self, server: stun.StunServer, answered: Callable[[IpAddress, int], None]
@@ -251,16 +258,9 @@ class Port:
             answer.set_result(stun.mapped_address(datagram))
 
 
-MAX_MAPPED = 4
-
-
 def _version(remote: Address) -> int:
     """4 or 6: socket addresses of IPv6 have two fields more."""
     return 4 if len(remote) == 2 else 6
-
-
-def _families() -> int:
-    return 2 if socket.has_ipv6 else 1
 
 
 async def _resolve(host: str) -> list[IpAddress]:

@@ -117,8 +117,6 @@ class ReliableOut:
             raise ValueError(msg)
         if self._held_bytes + size > QUEUE_BYTES:
             return False
-        if not self._held_bytes:
-            self._progress_at = now
         data = bytes(message)
         for start in range(0, size or 1, MAX_SEGMENT_BYTES):
             piece = data[start : start + MAX_SEGMENT_BYTES]
@@ -147,6 +145,8 @@ class ReliableOut:
             flight = self._flight[segment.sequence] = _Flight(segment)
         else:
             return None
+        if not flight.tries and len(self._flight) == 1:
+            self._progress_at = now  # nothing was under way
         flight.order, self._order = self._order, self._order + 1
         flight.sent_at = now
         flight.tries += 1
