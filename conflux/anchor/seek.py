@@ -34,7 +34,7 @@ MAX_ONWARD = 8
 """Neighbours that one node passes one seek on to: of n nodes at most 8 n messages."""
 HOLD_S = 0.15
 """What a relay that is to be avoided waits: more than other ways take longer, so that each node
-hears first of the way with the fewest such relays. Three of them in a row still fit in SEEK_S."""
+hears first of the way with the fewest such relays."""
 WANTED_ONWARD = 2
 """With fewer neighbours to pass a seek on to, none of which is to be avoided, ask for more."""
 ASKS = 2
@@ -159,11 +159,13 @@ class Seeking:
             self._take(neighbour, seek, now)
 
     def _is_news(self, seek: Seek, now: float) -> bool:
-        """Tell whether its id is new, or came over more relays when it came before."""
+        """Tell whether its id is new, or the same seek came over more relays before."""
         former = self._live.get(seek.seek_id)
         if former is None:
             return self._seen.fresh(seek.seek_id, by=seek.path[-1], now=now)
-        if former.before is None or former.onward.relays_left >= seek.relays_left - 1:
+        sent = former.onward
+        is_same = (sent.path[0], sent.target) == (seek.path[0], seek.target)
+        if not is_same or former.before is None or sent.relays_left >= seek.relays_left - 1:
             return False
         self._end(former)
         return True
@@ -263,7 +265,7 @@ class Seeking:
     def found(self, neighbour: Neighbour, message: Found, now: float) -> None:
         """Take in a FOUND: it is for us, or goes back by the way that its SEEK came."""
         live = self._live.get(message.seek_id)
-        if live is None or not _continues(live.onward, neighbour.node_id, message.path):
+        if live is None or not _continues(live, neighbour.node_id, message.path):
             self._counters["found_unexpected"] += 1
             return
         live.found[neighbour.node_id] += 1
@@ -297,11 +299,13 @@ class Seeking:
             rate.drop_idle(now)
 
 
-def _continues(sent: Seek, by: NodeId, path: Sequence[NodeId]) -> bool:
+def _continues(live: _Live, by: NodeId, path: Sequence[NodeId]) -> bool:
     """Tell whether *path* is one that *by* may have found for the seek that we sent it."""
+    sent = live.onward
     came = len(sent.path)
     return (
-        [*path[: came + 1]] == [*sent.path, by]
+        by in live.told
+        and [*path[: came + 1]] == [*sent.path, by]
         and path[-1] == sent.target
         and len(path) - 1 - came <= sent.relays_left
     )

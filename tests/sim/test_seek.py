@@ -384,6 +384,40 @@ def test_a_found_that_does_not_continue_what_was_sent_is_dropped_and_counted(ben
     assert source.anchor.counters["found_unexpected"] == 1
 
 
+def test_a_found_of_a_neighbour_that_was_not_asked_is_dropped_and_counted():
+    network = SimNetwork(seed=12)
+    source = network.add_node("source")
+    neighbours = [network.add_node(f"node {n}") for n in range(MAX_ONWARD + 1)]
+    meet(network, *((source, node) for node in neighbours))
+    found = []
+    source.anchor.seeking._on_found = lambda _, path, now: found.append(path)
+    heard = Heard(network)
+    source.anchor.seeking.seek(NOWHERE, relays=2, avoid=[], now=network.now())
+    network.run(0.1)
+    told = {to: m.seek_id for by, to, m in heard.messages if by == "source" and isinstance(m, Seek)}
+    assert len(told) == MAX_ONWARD
+    [other] = [node for node in neighbours if node.name not in told]
+    for node in (other, network.nodes[next(iter(told))]):
+        path = (source.node_id, node.node_id, NOWHERE)
+        tether(node, source).send_reliable(Found(next(iter(told.values())), path).encode())
+    network.run(0.1)
+    assert [network.name_of(path[1]) for path in found] == [next(iter(told))]
+    assert source.anchor.counters["found_unexpected"] == 1
+
+
+def test_a_copy_in_anothers_name_does_not_take_the_place_of_a_seek():
+    network, one, two, _ = row_of_three(13)
+    liar = network.add_node("liar")
+    meet(network, (liar, two))
+    genuine = Seek(b"s" * 16, 2, NOWHERE, [one.node_id])
+    forged = Seek(b"s" * 16, 4, NOWHERE, [liar.node_id])
+    for node, message in ((one, genuine), (liar, forged)):
+        tether(node, two).send_reliable(message.encode())
+        network.run(0.1)
+    assert two.anchor.counters["seek_seen"] == 1
+    assert two.anchor.seeking._live[b"s" * 16].before.node_id == one.node_id
+
+
 def row_of_three(seed: int) -> tuple[SimNetwork, SimNode, SimNode, SimNode]:
     network = SimNetwork(seed=seed)
     one, two, three = (network.add_node(name) for name in ("one", "two", "three"))
