@@ -47,7 +47,7 @@ from conflux.wire.control import (
     TargetKind,
     envelope,
 )
-from conflux.wire.credentials import KEY_BYTES, Grant, TeamKey
+from conflux.wire.credentials import KEY_BYTES, Certificate, Grant, TeamKey
 from conflux.wire.features import TAKES_VIRTIO
 
 SUITE_1 = 1
@@ -201,7 +201,7 @@ def make_ask(
         time_ms=int(wall * 1000),
         purpose=purpose,
         target=target,
-        certificate=me.grant.certificate,
+        certificate=_shown(me, purpose),
         kem_public=key.public,
         suites=SUITES,
         auth_level=auth_level,
@@ -238,6 +238,8 @@ def open_ask(me: Standing, body: bytes, *, wall: float) -> ReceivedAsk:
         raise WireError("Ask without a common suite")
     if ask.certificate.sign_public == me.identity.signer.public or me.node_id in ask.avoid:
         raise WireError("Ask that is not meant for this node")
+    if ask.purpose is Purpose.STREAM and ask.certificate.hidden:
+        raise WireError("Ask for streams without the addresses that they are for")
     _check_target(me, ask)
     core_hash = hashlib.sha256(ask.core()).digest()
     common = affinity.common_teams(me.grant.teams, core_hash, ask.team_tags)
@@ -264,7 +266,7 @@ def make_answer(
         suite=next(suite for suite in SUITES if suite in received.ask.suites),
         auth_level=max(auth_level, received.ask.auth_level),
         features=features,
-        certificate=me.grant.certificate,
+        certificate=_shown(me, received.ask.purpose),
         kem_public=key.public,
         random=me.entropy(KEY_BYTES),
         team_tags=received.tags,
@@ -294,6 +296,8 @@ def open_answer(me: Standing, pending: PendingAsk, body: bytes, *, wall: float) 
         raise WireError("Answer to another Ask")
     if answer.suite not in pending.ask.suites or answer.auth_level < pending.ask.auth_level:
         raise WireError("Answer that lowers what was asked for")
+    if pending.ask.purpose is Purpose.STREAM and answer.certificate.hidden:
+        raise WireError("Answer for streams without the addresses that they are for")
     peer = me.verify(answer, wall)
     if not _covers(peer, pending.ask.target):
         raise WireError("Answer from a node that is not the one asked for")
@@ -356,6 +360,12 @@ def _check_target(me: Standing, ask: Ask) -> None:
         raise WireError("addresses are asked for streams only")
     elif not _covers(Peer(me.node_id, me.grant.certificate), ask.target):
         raise WireError(f"Ask for another {kind.name.lower()} of {len(value)} bytes")
+
+
+def _shown(me: Standing, purpose: Purpose) -> Certificate:
+    """Who only relays for us, or we for him, learns nothing of our addresses."""
+    certificate = me.grant.certificate
+    return certificate if purpose is Purpose.STREAM else certificate.bare()
 
 
 def _covers(peer: Peer, target: Target) -> bool:

@@ -207,6 +207,8 @@ def open_grant(
     if not crypto.verify(public, message, signature, GRANT_CONTEXT):
         raise WireError("grant was not signed by Guardian")
     grant, key = Grant.decode(body), GuardianKey(crypto, public)
+    if grant.certificate.hidden:
+        raise WireError("grant that hides the node's addresses from itself")
     peer = key.verify_certificate(
         grant.certificate, plane_id=grant.certificate.plane_id, wall=grant.time_ms / 1000
     )

@@ -5,8 +5,9 @@ Layouts: docs/protocol/login.md. Only bytes here; keys and signatures are anchor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Interface,
     IPv4Network,
@@ -16,6 +17,7 @@ from ipaddress import (
     ip_network,
 )
 from itertools import pairwise
+from typing import Any
 
 from conflux.api import (
     SIGN_PUBLIC_BYTES,
@@ -31,11 +33,14 @@ from conflux.wire.codec import Reader, Writer
 VERSION = 1
 ID_BYTES = 16
 KEY_BYTES = 32
+HASH_BYTES = 32
+SALT_BYTES = 32
 HYBRID_PUBLIC_BYTES = 1_216
 """X-Wing: ML-KEM-768 (1,184) and X25519 (32)."""
 
 MAX_REVOKED = 800
 """In one message of revocations: it stays within 16 KiB."""
+_SCOPE = b"VeilNet/1 scope\x00"
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -46,7 +51,8 @@ class Certificate:
     """Guardian's word on who a node is. Times are Unix seconds, `not_after` exclusive.
 
     Among certificates of one `conflux_id` the highest `serial` wins. `signature` is Guardian's,
-    over `body`.
+    over `body`, in which a hash stands for addresses and networks: `bare` shows only that, under
+    the same signature. `salt` keeps them from being guessed.
     """
 
     serial: int
@@ -59,15 +65,31 @@ class Certificate:
     portal: bool = False
     not_before: int
     not_after: int
+    salt: bytes = bytes(SALT_BYTES)
+    hidden: bytes = b""
+    """The hash that stands for addresses and networks, if they are not shown."""
     signature: bytes = b""
+
+    def bare(self) -> Certificate:
+        """The same certificate without addresses and networks."""
+        return replace(self, addresses=(), networks=(), salt=b"", hidden=self._scope_hash())
 
     def body(self) -> bytes:
         """The bytes that `signature` covers."""
+        return self._head().raw(self._scope_hash(), HASH_BYTES).done()
+
+    def encode(self) -> bytes:
+        out = self._head().u8(not self.hidden).raw(self.hidden or self._scope())
+        return out.raw(self.signature, SIGNATURE_BYTES).done()
+
+    def _head(self) -> Writer:
         out = Writer().u8(VERSION).u64(self.serial)
         out.raw(self.conflux_id, ID_BYTES).raw(self.plane_id, ID_BYTES)
         out.raw(self.sign_public, SIGN_PUBLIC_BYTES).raw(self.kem_public, HYBRID_PUBLIC_BYTES)
-        out.u8(self.portal).u64(self.not_before).u64(self.not_after)
-        out.u8(len(self.addresses))
+        return out.u8(self.portal).u64(self.not_before).u64(self.not_after)
+
+    def _scope(self) -> bytes:
+        out = Writer().raw(self.salt, SALT_BYTES).u8(len(self.addresses))
         for address in self.addresses:
             out.vec8(address.packed).u8(address.network.prefixlen)
         out.u8(len(self.networks))
@@ -75,8 +97,8 @@ class Certificate:
             out.vec8(network.network_address.packed).u8(network.prefixlen)
         return out.done()
 
-    def encode(self) -> bytes:
-        return Writer().raw(self.body()).raw(self.signature, SIGNATURE_BYTES).done()
+    def _scope_hash(self) -> bytes:
+        return self.hidden or hashlib.sha256(_SCOPE + self._scope()).digest()
 
     @classmethod
     def decode(cls, data: Buffer) -> Certificate:
@@ -91,8 +113,7 @@ class Certificate:
             portal=_flag(take),
             not_before=take.u64(),
             not_after=take.u64(),
-            addresses=tuple(_interface(take) for _ in range(take.u8())),
-            networks=tuple(_network(take) for _ in range(take.u8())),
+            **_read_scope(take),
             signature=take.raw(SIGNATURE_BYTES),
         )
         take.end()
@@ -299,6 +320,17 @@ def _read_revoked(take: Reader, *, at_most: int = 0xFFFF) -> tuple[Revoked, ...]
 def _version(take: Reader) -> None:
     if take.u8() != VERSION:
         raise WireError("unknown version")
+
+
+def _read_scope(take: Reader) -> dict[str, Any]:
+    """What a certificate shows: addresses and networks, or the hash that stands for them."""
+    if not _flag(take):
+        return {"addresses": (), "salt": b"", "hidden": take.raw(HASH_BYTES)}
+    return {
+        "salt": take.raw(SALT_BYTES),
+        "addresses": tuple(_interface(take) for _ in range(take.u8())),
+        "networks": tuple(_network(take) for _ in range(take.u8())),
+    }
 
 
 def _flag(take: Reader) -> bool:

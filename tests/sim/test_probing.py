@@ -11,10 +11,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from conflux.anchor import handshake
 from conflux.anchor.identity import address_tag, node_tag, relay_tag
 from conflux.anchor.post import FLOOD_RELAYS
 from conflux.testing.simnet import SimNetwork
-from conflux.wire.control import Kind, Purpose, Target, TargetKind, envelope
+from conflux.wire.control import Answer, Kind, Purpose, Target, TargetKind, envelope
 from conflux.wire.inband import Flood
 
 NOBODY = ip_address("10.77.0.99").packed
@@ -179,3 +180,54 @@ def test_an_answer_sent_again_under_the_tag_of_an_address_brings_no_open():
         network.channel.publish(answer.sender, tag, answer.payload)
         network.run(1)
         assert network.channel.count(Kind.OPEN) - opens == more
+
+
+def test_strangers_who_make_tethers_see_each_others_keys_and_no_addresses():
+    """All that asks for tethers, answers for them, and neighbours' certificates hold."""
+    probed = Probed()
+    insider, network = probed.insider, probed.network
+    ask = insider.ask(Target(TargetKind.ANY_RELAY), purpose=Purpose.TETHER)
+    insider.publish(relay_tag(network.guardian.plane_key), ask.message)
+    network.run(1)
+    (answer,) = [payload for _, payload in insider.heard if payload[1] == Kind.ANSWER]
+    ref, sealed = answer[2:18], answer[18:]
+    opened = Answer.decode(ask.key.open(sealed, info=b"VeilNet/1 answer seal", aad=ref))
+    shown = [opened.certificate]
+    for message in network.channel.messages:
+        if message.kind is Kind.ASK:
+            asked = insider.read_ask(message.payload)
+            shown += [asked.certificate] if asked.purpose is Purpose.TETHER else []
+    neighbours = probed.prober.anchor.neighbours.all()
+    shown += [neighbour.peer.certificate for neighbour in neighbours]
+    assert len(shown) >= 5
+    assert all(not certificate.addresses and certificate.hidden for certificate in shown)
+
+
+def test_an_ask_for_streams_that_hides_its_addresses_is_refused():
+    network = SimNetwork(seed=15)
+    node = network.add_node("node", teams=["ops"])
+    shy = network.add_insider("shy", teams=["ops"])
+    shy.shows(shy.standing.grant.certificate.bare())
+    shy.ask_address(node.address.packed)
+    network.run(5)
+    why = "Ask for streams without the addresses that they are for"
+    assert node.anchor.counters[f"control: {why}"] == 1
+    assert network.channel.count(Kind.ANSWER) == 0
+
+
+def test_an_answer_for_streams_that_hides_its_addresses_is_refused(monkeypatch):
+    network = SimNetwork(seed=15)
+    left, shy = (network.add_node(name, teams=["ops"]) for name in ("left", "shy"))
+    shown = handshake._shown
+
+    def hides(me, purpose):
+        certificate = shown(me, purpose)
+        return certificate.bare() if me.node_id == shy.node_id else certificate
+
+    monkeypatch.setattr(handshake, "_shown", hides)
+    left.send_packet(shy, b"hello")
+    network.run(8)
+    why = "Answer for streams without the addresses that they are for"
+    assert left.anchor.counters[f"control: {why}"] >= 1
+    assert not left.anchor.sessions
+    assert shy.received == []

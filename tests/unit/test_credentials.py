@@ -25,6 +25,7 @@ from conflux.wire.credentials import (
     HYBRID_PUBLIC_BYTES,
     ID_BYTES,
     KEY_BYTES,
+    SALT_BYTES,
     Certificate,
     Grant,
     Interface,
@@ -80,6 +81,7 @@ certificates = st.builds(
     portal=st.booleans(),
     not_before=u64,
     not_after=u64,
+    salt=exactly(SALT_BYTES),
     signature=exactly(SIGNATURE_BYTES),
 )
 revoked = st.dictionaries(u64, u64, max_size=4).map(
@@ -144,7 +146,8 @@ CERTIFICATE = Certificate(
     signature=bytes(SIGNATURE_BYTES),
 )
 FLAG_AT = 1 + 8 + ID_BYTES + ID_BYTES + SIGN_PUBLIC_BYTES + HYBRID_PUBLIC_BYTES
-ADDRESSES_AT = FLAG_AT + 1 + 8 + 8
+SHOWN_AT = FLAG_AT + 1 + 8 + 8
+ADDRESSES_AT = SHOWN_AT + 1 + SALT_BYTES
 
 
 # Fields
@@ -327,9 +330,34 @@ def test_login_request_changed_anywhere_in_its_body_has_another_body() -> None:
 def test_flag_other_than_0_and_1_is_a_wire_error() -> None:
     data = bytearray(CERTIFICATE.encode())
     assert data[FLAG_AT] == 1
-    data[FLAG_AT] = 2
-    with pytest.raises(WireError):
-        Certificate.decode(bytes(data))
+    for at in (FLAG_AT, SHOWN_AT):
+        changed = bytearray(data)
+        changed[at] = 2
+        with pytest.raises(WireError):
+            Certificate.decode(bytes(changed))
+
+
+@given(certificates)
+def test_bare_certificate_shows_no_address_and_has_the_same_signature(whole: Certificate) -> None:
+    bare = whole.bare()
+    assert (bare.addresses, bare.networks, bare.salt) == ((), (), b"")
+    assert bare.body() == whole.body()
+    assert bare.bare() == bare
+    assert Certificate.decode(bare.encode()) == bare
+
+
+@given(certificates, interfaces)
+def test_addresses_that_were_not_certified_need_another_signature(
+    whole: Certificate, interface: Interface
+) -> None:
+    wider = replace(whole, addresses=[*whole.addresses, interface])
+    assert wider.body() != whole.body()
+
+
+def test_salt_keeps_hidden_addresses_from_being_guessed() -> None:
+    """Who tries all addresses of a plane has 2^256 salts to try for each."""
+    other = replace(CERTIFICATE, salt=b"s" * SALT_BYTES)
+    assert other.bare().hidden != CERTIFICATE.bare().hidden
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_second_decoder_shares_no_code_with_conflux(file, besides):
 def test_second_decoder_reads_certificate_and_what_guardian_signed(case):
     data = unhex(case["bytes"])
     assert second.certificate(data) == case["values"]
-    assert second.sha256(second.before_signature(data)).hex() == case["signed_sha256"]
+    assert second.sha256(second.certificate_signed(data)).hex() == case["signed_sha256"]
 
 
 def test_second_decoder_reads_grant():

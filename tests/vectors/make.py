@@ -235,7 +235,11 @@ def credentials(f: Fixture) -> Values:
     return {
         "certificates": [
             case(comment, c.encode(), certificate_values(c)) | signed(c.body())
-            for comment, c in (("a node", plain), ("a portal", portal))
+            for comment, c in (
+                ("a node", plain),
+                ("a portal", portal),
+                ("the portal, without its addresses", portal.bare()),
+            )
         ],
         "grant": case("everything that a grant can hold", rich.encode(), grant_values(rich)),
         "login": case("of that node", request.encode(), login_values(request))
@@ -418,12 +422,15 @@ def refused(f: Fixture) -> list[Values]:
     """One bad message for each thing that a decoder must not let pass."""
     certificate = f.a.grant.certificate.encode()
     flag_at = 1 + 8 + 32 + 1952 + 1216
-    address_at = flag_at + 17 + 1
+    shown_at = flag_at + 17
+    address_at = shown_at + 1 + 32 + 1
     bad: list[tuple[str, str, bytes]] = [
         ("certificate", "version 2", b"\x02" + certificate[1:]),
         ("certificate", "a byte more", certificate + b"\x00"),
         ("certificate", "a byte less", certificate[:-1]),
         ("certificate", "flag 2", spliced(certificate, flag_at, b"\x02")),
+        ("certificate", "shown 2", spliced(certificate, shown_at, b"\x02")),
+        ("certificate", "addresses, but not shown", spliced(certificate, shown_at, b"\x00")),
         ("certificate", "prefix of 33 bits", spliced(certificate, address_at + 5, b"\x21")),
         ("certificate", "address of 5 bytes", spliced(certificate, address_at, b"\x05")),
         ("network", "a bit behind the prefix", b"\x04\xc0\x00\x02\x01\x18"),

@@ -30,6 +30,8 @@ def certificate_values(c: Certificate) -> Values:
         "not_after": c.not_after,
         "addresses": [str(address) for address in c.addresses],
         "networks": [str(network) for network in c.networks],
+        "salt": c.salt.hex(),
+        "hidden": c.hidden.hex(),
         "signature": c.signature.hex(),
     }
 

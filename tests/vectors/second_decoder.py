@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 T = TypeVar("T")
 Values = dict[str, Any]
 
-NODE_ID = HASH = KEY = 32
+NODE_ID = HASH = KEY = SALT = 32
 ID = TAG = 16
 X_WING_LABEL = b"\\.//^\\"
 ML_DSA_PUBLIC, SIGNATURE = 1_952, 3_309
 X_WING_PUBLIC, ENCAPSULATED = 1_216, 1_120
+SHOWN_AT = 1 + 8 + 2 * ID + ML_DSA_PUBLIC + X_WING_PUBLIC + 1 + 8 + 8
 
 
 class Refused(Exception):
@@ -119,10 +120,25 @@ def _certificate(f: Fields) -> Values:
         "portal": f.one_of(8, 0, 1) == 1,
         "not_before": f.u(64),
         "not_after": f.u(64),
-        "addresses": f.list(8, f.interface),
-        "networks": f.list(8, f.network),
+        **(_shown(f) if f.one_of(8, 0, 1) else _hidden(f)),
         "signature": f.raw(SIGNATURE).hex(),
     }
+
+
+def _shown(f: Fields) -> Values:
+    salt = f.raw(SALT).hex()
+    shown = {"addresses": f.list(8, f.interface), "networks": f.list(8, f.network)}
+    return {**shown, "salt": salt, "hidden": ""}
+
+
+def _hidden(f: Fields) -> Values:
+    return {"addresses": [], "networks": [], "salt": "", "hidden": f.raw(HASH).hex()}
+
+
+def certificate_signed(data: bytes) -> bytes:
+    """What Guardian's signature covers: the same whether addresses are shown or not."""
+    head, flag, rest = data[:SHOWN_AT], data[SHOWN_AT], data[SHOWN_AT + 1 : -SIGNATURE]
+    return head + (sha256(b"VeilNet/1 scope\0" + rest) if flag else rest)
 
 
 def grant(data: bytes) -> Values:

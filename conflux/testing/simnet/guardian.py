@@ -24,6 +24,7 @@ from conflux.api import TAG_BYTES, ControlCredentials, CryptoDriver
 from conflux.wire.control import Kind, envelope
 from conflux.wire.credentials import (
     ID_BYTES,
+    SALT_BYTES,
     Certificate,
     Grant,
     Interface,
@@ -124,6 +125,7 @@ class SimGuardian:
             addresses=member.addresses,
             not_before=wall,
             not_after=wall + self.valid_s,
+            salt=self._entropy(SALT_BYTES),
         )
         return sign_certificate(self._signer, replace(bare, **changes))  # type: ignore[arg-type]
 

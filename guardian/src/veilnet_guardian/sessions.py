@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from conflux.anchor.identity import login_binding, sign_certificate, verify_login
 from conflux.api import CryptoDriver, Signer, WireError
-from conflux.wire.credentials import Certificate, LoginRequest
+from conflux.wire.credentials import SALT_BYTES, Certificate, LoginRequest
 from veilnet_guardian import confluxes, revocations, teams
 from veilnet_guardian.database import Database, bump_revision
 from veilnet_guardian.errors import Conflict, GuardianError, Unauthorized
@@ -111,6 +112,7 @@ class Logins:
             addresses=conflux.addresses_in(plane),
             not_before=now,
             not_after=now + self._certificate_s,
+            salt=secrets.token_bytes(SALT_BYTES),
         )
         certificate = await asyncio.to_thread(sign_certificate, self._signer, unsigned)
         session.add(
