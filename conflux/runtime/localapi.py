@@ -47,14 +47,9 @@ class LocalApi:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(self._path.parent)
             self._path.unlink(missing_ok=True)
-            # Bound under a mask: at no moment can another user connect.
-            before = os.umask(0o177)
-            try:
-                self._server = await asyncio.start_unix_server(
-                    self._serve, self._path, limit=MAX_LINE_BYTES
-                )
-            finally:
-                os.umask(before)
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=_bound(self._path), limit=MAX_LINE_BYTES
+            )
         except BlockingIOError:
             raise UsageError(
                 f"a node is running already on {self._path}: stop it, "
@@ -102,6 +97,21 @@ class LocalApi:
         except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": f"no such verb; there are {', '.join(self._verbs)}"}
         return {"ok": verb()}
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket at *path* to which nobody but its owner can ever connect: it does not listen yet.
+
+    Without umask(2), which is the whole process's: another thread's files would get it, too.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(str(path))
+        path.chmod(0o600)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def check_path(path: Path) -> None:
