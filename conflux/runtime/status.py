@@ -86,7 +86,9 @@ def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
 def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
     reach = anchor.routing.get(session.node_id)
     routes = reach.routes if reach is not None else []
-    best = max(routes, key=lambda route: route.last_used, default=None)
+    # An empty frame that tries a suspect route does not make it the one in use.
+    in_use = reach.usable if reach is not None else []
+    best = max(in_use, key=lambda route: route.last_used, default=None)
     addresses = session.peer.certificate.addresses
     return {
         "node_id": session.node_id.hex(),
