@@ -389,6 +389,7 @@ class Answering:
         answered.verified()
         pending, tether = answered.pending, answered.tether
         if self._answered.pop(pending.ref, None) is None:
+            secrets.erase()
             return
         self._places.leave(answered.ask_ref)
         self._begun.remove(answered.sender, answered.ask_ref)

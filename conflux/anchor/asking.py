@@ -339,6 +339,7 @@ class Asking:
         now: float,
     ) -> None:
         if self._was_forgotten(asked, tether):
+            secrets.erase()
             return
         answer, peer = received.answer, received.peer
         tag = node_tag(me.grant.plane_key, peer.node_id)

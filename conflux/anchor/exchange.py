@@ -152,11 +152,13 @@ class Exchange:
             confirmed()
             if tether is not None:
                 tether.close()
+            done.secrets.erase()
             return
         self.asking.settled(done.purpose, done.peer)
         if tether is not None:
             self._connect(done, tether, remote, confirmed, now)
         self._on_established(done, now)
+        done.secrets.erase()
         node, is_stream = done.peer.node_id, done.purpose is Purpose.STREAM
         lacks = tether is None and done.asked and is_stream and not self._use.has_tether(node)
         if lacks and self._kinds.is_untried(node, now=now):

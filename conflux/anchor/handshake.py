@@ -28,9 +28,11 @@ from conflux.anchor.seal import (
     Entropy,
     HybridKey,
     hkdf_expand,
+    hkdf_expand_into,
     hkdf_extract,
     plane_aead,
     seal,
+    wipe,
 )
 from conflux.api import CryptoDriver, NodeId, WireError
 from conflux.wire.control import (
@@ -143,11 +145,19 @@ class ReceivedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StreamKeys:
-    """One direction: 32-byte AES-256 key, 12-byte IV, 8-byte stream id."""
+    """One direction: 32-byte AES-256 key, 12-byte IV, 8-byte stream id.
 
-    key: bytes
-    iv: bytes
+    Those of a handshake own their buffers: whoever has made streams of them erases them.
+    """
+
+    key: bytes | bytearray
+    iv: bytes | bytearray
     stream_id: int
+
+    def erase(self) -> None:
+        for buffer in (self.key, self.iv):
+            if isinstance(buffer, bytearray):
+                wipe(buffer)
 
     def __repr__(self) -> str:
         return "StreamKeys()"
@@ -164,6 +174,11 @@ class Secrets:
     answer_to_ask: StreamKeys
     tether: bytes
     transcript: bytes
+
+    def erase(self) -> None:
+        """Wipe the streams' keys. What `tether` was handed to has its own copy of it."""
+        self.ask_to_answer.erase()
+        self.answer_to_ask.erase()
 
     def __repr__(self) -> str:
         return "Secrets()"
@@ -405,10 +420,15 @@ def _derive(teams: Sequence[TeamKey], answer: Answer, opening: Open) -> Secrets:
     def expand(label: bytes, size: int) -> bytes:
         return hkdf_expand(prk, b"VeilNet/1 " + label + b"\x00" + transcript, size)
 
+    def expand_own(label: bytes, size: int) -> bytearray:
+        out = bytearray(size)
+        hkdf_expand_into(prk, b"VeilNet/1 " + label + b"\x00" + transcript, out)
+        return out
+
     def stream(direction: bytes) -> StreamKeys:
         return StreamKeys(
-            key=expand(direction + b" key", 32),
-            iv=expand(direction + b" iv", 12),
+            key=expand_own(direction + b" key", 32),
+            iv=expand_own(direction + b" iv", 12),
             stream_id=int.from_bytes(expand(direction + b" stream id", 8), "big"),
         )
 

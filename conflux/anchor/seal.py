@@ -115,6 +115,16 @@ def hkdf_expand(prk: bytes, info: bytes, size: int) -> bytes:
     return HKDFExpand(hashes.SHA256(), size, info).derive(prk)
 
 
+def hkdf_expand_into(prk: bytes, info: bytes, out: bytearray) -> None:
+    """The same, into a buffer of the caller's, which can be wiped."""
+    HKDFExpand(hashes.SHA256(), len(out), info).derive_into(prk, out)
+
+
+def wipe(buffer: bytearray) -> None:
+    """Overwrite *buffer* with zeros, where it stands."""
+    buffer[:] = bytes(len(buffer))
+
+
 def _combine(ss_m: bytes, ss_x: bytes, ct_x: bytes, pk_x: bytes) -> bytes:
     return hashlib.sha3_256(ss_m + ss_x + ct_x + pk_x + _XWING_LABEL).digest()
 

@@ -397,6 +397,7 @@ class Sessions(Mapping[NodeId, Session]):
     def _retire(self, former: Session, now: float) -> None:
         """A new session took over: the old inbound stream stays for what is on its way."""
         former.end()
+        former.out.erase()
         self._packet_auth.finish(former, now)
         until = min(now + SUPERSEDED_S, former.ends_at)
         self._timers.at(until, lambda _: self._forget_streams(former))
@@ -409,8 +410,10 @@ class Sessions(Mapping[NodeId, Session]):
 
     def _forget_streams(self, session: Session) -> None:
         self._packet_auth.release(session)
+        session.out.erase()
         if session.inbound is not None:
             self._ingress.remove(session.inbound)
+            session.inbound.erase()
 
     # Idleness
 

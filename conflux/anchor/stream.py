@@ -9,7 +9,7 @@ A Session is the pair that one handshake keyed: our stream to a peer and the pee
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from conflux.anchor.handshake import StreamKeys
 from conflux.anchor.identity import Peer
 from conflux.anchor.ledger import Ledger
+from conflux.anchor.seal import wipe
 from conflux.anchor.tally import Tally
 from conflux.anchor.timers import Timer
 from conflux.api import NodeId, WireError
@@ -42,6 +43,9 @@ MAX_KEY_AGE_S = 180.0
 """Nothing is sealed under an older key: the stream is opened anew."""
 
 
+_Crypt = Callable[..., int]
+
+
 class Spent(Exception):
     """The key has done what it may do: open a new stream."""
 
@@ -53,7 +57,7 @@ class OutStream:
 
     def __init__(self, keys: StreamKeys, *, now: float) -> None:
         self.stream_id = keys.stream_id
-        self._encrypt_into = AESGCM(keys.key).encrypt_into
+        self._encrypt_into: _Crypt = _cipher(keys.key).encrypt_into
         self._iv = int.from_bytes(keys.iv, "big")
         self._counter = 0
         self._blocks = 0
@@ -64,6 +68,11 @@ class OutStream:
     def end_at(self, when: float) -> None:
         """Seal nothing after *when*."""
         self._until = min(self._until, when)
+
+    def erase(self) -> None:
+        """Let go of the key, which OpenSSL clears then: `seal` raises Spent from now on."""
+        self._until = -math.inf
+        self._encrypt_into = _sealed_nothing
 
     @property
     def counter(self) -> int:
@@ -115,7 +124,7 @@ class InStream:
         self.tally = Tally()
         self.until = math.inf
         """Nothing is opened after this time: a timer that is late lets nothing through."""
-        self._decrypt_into = AESGCM(keys.key).decrypt_into
+        self._decrypt_into: _Crypt = _cipher(keys.key).decrypt_into
         self._iv = int.from_bytes(keys.iv, "big")
 
     def open(self, frame: memoryview, counter: int, into: memoryview) -> memoryview:
@@ -136,6 +145,36 @@ class InStream:
             raise WireError("forged") from None
         self.replay.mark(counter)
         return into[:size]
+
+    def erase(self) -> None:
+        """Let go of the key, which OpenSSL clears then: nothing is opened from now on."""
+        self.until = -math.inf
+        self._decrypt_into = _opened_nothing
+
+
+def _cipher(key: bytes | bytearray) -> AESGCM:
+    """AES-256-GCM under *key*, whose owner may wipe it at once."""
+    return AESGCM(key if _COPIES_ITS_KEY else bytes(key))
+
+
+def _copies_its_key() -> bool:
+    """AESGCM holds on to the buffer that it was made of. Tell whether it never reads it again: else
+    a wiped buffer would mean a key of zeros."""
+    key, nonce = bytearray(b"\x01" * 32), bytes(12)
+    cipher = AESGCM(key)
+    wipe(key)
+    return cipher.encrypt(nonce, b"", b"") == AESGCM(b"\x01" * 32).encrypt(nonce, b"", b"")
+
+
+_COPIES_ITS_KEY = _copies_its_key()
+
+
+def _sealed_nothing(*_: object) -> int:
+    raise Spent
+
+
+def _opened_nothing(*_: object) -> int:
+    raise InvalidTag
 
 
 @dataclass(slots=True, eq=False)
@@ -170,6 +209,8 @@ class Session:
     closed: bool = False
     rekeying: Timer | None = None
     """When new keys are due. It holds on to the session, keys and all."""
+    ends_at: float = math.inf
+    """Set once a team of it has ended: when both streams end, whatever their age."""
 
     def end(self) -> None:
         """It is closed: nothing holds on to it any more."""
@@ -177,9 +218,6 @@ class Session:
         if self.rekeying is not None:
             self.rekeying.cancel()
             self.rekeying = None
-
-    ends_at: float = math.inf
-    """Set once a team of it has ended: when both streams end, whatever their age."""
 
     def end_at(self, when: float) -> None:
         """Neither stream carries anything after *when*."""

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from conflux.anchor import sessions
 from conflux.anchor.guard import MAX_HELD_BYTES, MAX_UNCOVERED
+from conflux.anchor.handshake import StreamKeys
 from conflux.anchor.notary import BUSY_S, COVER_S, QUIET_S
 from conflux.anchor.stream import REKEY_S, OutStream
 from conflux.testing.simnet import SimNetwork
@@ -67,7 +68,9 @@ def stolen(monkeypatch):
 
     class Leaky(OutStream):
         def __init__(self, stream_keys, *, now):
-            keys[stream_keys.stream_id] = stream_keys
+            # Copies: the node wipes its own.
+            key, iv = bytes(stream_keys.key), bytes(stream_keys.iv)
+            keys[stream_keys.stream_id] = StreamKeys(key, iv, stream_keys.stream_id)
             super().__init__(stream_keys, now=now)
 
     monkeypatch.setattr(sessions, "OutStream", Leaky)

@@ -90,7 +90,7 @@ def test_both_ends_derive_the_same_keys_from_all_common_teams(both):
     assert ours == theirs
     assert opening.tether == Description("sim", b"answer")
     assert sorted(team.name for team in received.teams) == ["blue", "red"]
-    keys = {ours.ask_to_answer.key, ours.answer_to_ask.key, ours.tether}
+    keys = {bytes(ours.ask_to_answer.key), bytes(ours.answer_to_ask.key), ours.tether}
     assert len(keys) == 3
     assert ours.ask_to_answer.stream_id != ours.answer_to_ask.stream_id
 
