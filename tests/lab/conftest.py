@@ -337,13 +337,20 @@ class Overlay:
         return dict(json.loads(lines[-1]))
 
     def serve_stream(
-        self, at: Conflux, size_bytes: int, *, address: str = "", port: int = 9000, marker: str = ""
+        self,
+        at: Conflux,
+        size_bytes: int,
+        *,
+        address: str = "",
+        port: int = 9000,
+        marker: str = "",
+        bytes_per_s: int = 0,
     ) -> Callable[[], None]:
         """Serve streams of *size_bytes* at an overlay address; return what ends that.
 
-        *marker* recurs in them every 512 bytes.
+        *marker* recurs in them every 512 bytes; without *bytes_per_s* they go as fast as they can.
         """
-        words = [address or at.address, port, size_bytes, *([marker] if marker else [])]
+        words = [address or at.address, port, size_bytes, marker, bytes_per_s]
         process, out = self.program(at.host, "transfer", "serve", *words)
         self.until(lambda: "ready" in out.read_text(), "the server")
         self._served = out

@@ -17,7 +17,9 @@ import pytest
 pytestmark = pytest.mark.lab
 
 MEGABYTE = 1 << 20
-SIZE = 160 * MEGABYTE
+SIZE = 240 * MEGABYTE
+RATE = 3 * MEGABYTE
+"""Of the download, in bytes a second: slow enough for four relays to die under it."""
 STAGES = [[f"relay-{stage}{number}" for number in (1, 2)] for stage in "abcd"]
 MARKER = "MARKER-77aa01-MARKER"
 
@@ -92,7 +94,7 @@ def test_a_download_survives_one_relay_after_another_and_nobody_reads_it(overlay
     london.host.run([*python, clear.format(MARKER, str(tokyo.host.address))])
     assert tap.seen()["found"] == 1, "the wiretap sees what is sent in the clear"
 
-    end = overlay.serve_stream(tokyo, SIZE, marker=MARKER)
+    end = overlay.serve_stream(tokyo, SIZE, marker=MARKER, bytes_per_s=RATE)
     fetch = overlay.fetch_stream(tokyo, london)
     killed = []
 

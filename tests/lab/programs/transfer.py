@@ -1,5 +1,6 @@
-"""Sends or fetches a stream of bytes that a seed makes: `serve HOST PORT BYTES [MARKER]`,
-`fetch HOST PORT`. With a marker each 512 bytes of the stream begin with it.
+"""Sends or fetches a stream of bytes that a seed makes: `serve HOST PORT BYTES MARKER RATE`,
+`fetch HOST PORT`. Each 512 bytes of the stream begin with the marker, and it is sent at so many
+bytes a second; an empty marker is none, rate 0 no limit.
 
 `serve` prints "ready" and then, for each connection until it is killed, the SHA-256 of what it
 sent; `fetch` prints {"bytes", "sha256"} after each megabyte and at the end. A stream that stands
@@ -15,14 +16,18 @@ import threading
 
 BLOCK = 1 << 20
 MARKED = 512
+SO_MAX_PACING_RATE = 47
+"""socket(7), of Linux; Python has no name for it."""
 
 
-def serve(host: str, port: int, size: int, marker: bytes = b"") -> None:
+def serve(host: str, port: int, size: int, marker: bytes, rate: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=64)
     print("ready", flush=True)
     for seed in range(1_000_000):
         connection, _ = listener.accept()
+        if rate:
+            connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
         threading.Thread(target=send, args=(connection, seed, size, marker), daemon=True).start()
 
 
@@ -66,6 +71,7 @@ def tell(size: int, digest: "hashlib._Hash") -> None:
 if __name__ == "__main__":
     verb, host, port, *rest = sys.argv[1:]
     if verb == "serve":
-        serve(host, int(port), int(rest[0]), rest[1].encode() if rest[1:] else b"")
+        size, marker, rate = rest
+        serve(host, int(port), int(size), marker.encode(), int(rate))
     else:
         fetch(host, int(port))
