@@ -25,11 +25,7 @@ class TetherKinds:
 
     def to_try(self, node: NodeId, *, now: float) -> Sequence[str]:
         """The kinds to offer to *node*, best first: all again once none is left."""
-        failed = self._failed.get(node)
-        if failed is None:
-            return self.own
-        left = [kind for kind in self.own if now - failed.get(kind, -FAILED_S) >= FAILED_S]
-        return left or self.own
+        return self._untried(node, now) or self.own
 
     def common(self, node: NodeId, theirs: Sequence[str], *, now: float) -> Sequence[str]:
         """Those of *theirs*, which *node* can make, that are worth a try, best first."""
@@ -38,14 +34,20 @@ class TetherKinds:
         return [kind for kind in both if kind in wanted] or both
 
     def has_other(self, node: NodeId, kind: str, *, now: float) -> bool:
-        """Tell whether there is something else to try with *node* should *kind* fail."""
-        left = self.to_try(node, now=now)
+        """Tell whether there is something else to try with *node* should *kind* fail.
+
+        Not once every kind has failed: two who cannot connect would try for ever.
+        """
+        left = self._untried(node, now)
         return kind in left and len(left) > 1
 
     def is_untried(self, node: NodeId, *, now: float) -> bool:
         """Tell whether there is a kind that did not fail with *node* lately."""
+        return bool(self._untried(node, now))
+
+    def _untried(self, node: NodeId, now: float) -> Sequence[str]:
         failed = self._failed.get(node, {})
-        return any(now - failed.get(kind, -FAILED_S) >= FAILED_S for kind in self.own)
+        return [kind for kind in self.own if now - failed.get(kind, -FAILED_S) >= FAILED_S]
 
     def failed(self, node: NodeId, kind: str, *, now: float) -> None:
         failed = self._failed.setdefault(node, {})

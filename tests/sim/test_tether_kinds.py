@@ -85,6 +85,19 @@ def test_where_nothing_gets_through_each_kind_is_tried_once_and_then_again_much_
     assert left.anchor.counters["tether_failed"] == len(BOTH)
 
 
+def test_two_who_cannot_connect_at_all_stop_trying_once_nobody_wants_to():
+    """Whoever cannot get through by any kind would else hold sockets for ever."""
+    network, left, right = pair(relays=1)
+    network.block(left, right)
+    left.ping(right)
+    network.run(300)
+    assert left.anchor.routing.all() == []
+    failed = [node.anchor.counters["tether_failed"] for node in (left, right)]
+    network.run(300)
+    assert [node.anchor.counters["tether_failed"] for node in (left, right)] == failed
+    assert network.underlay.tethers("left") == network.underlay.tethers("right") == []
+
+
 def test_a_driver_that_can_make_nothing_gives_way_at_once():
     network, left, right = pair()
     right.refused_kinds = {"fast"}
