@@ -36,7 +36,6 @@ from conflux.anchor.seal import (
 )
 from conflux.api import CryptoDriver, NodeId, WireError
 from conflux.wire.control import (
-    HASH_BYTES,
     REF_BYTES,
     Answer,
     Ask,
@@ -49,7 +48,7 @@ from conflux.wire.control import (
     TargetKind,
     envelope,
 )
-from conflux.wire.credentials import KEY_BYTES, Certificate, Grant, TeamKey
+from conflux.wire.credentials import HASH_BYTES, KEY_BYTES, Certificate, Grant, TeamKey
 from conflux.wire.features import TAKES_VIRTIO
 
 SUITE_1 = 1

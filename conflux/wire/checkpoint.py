@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from conflux.api import SIGNATURE_BYTES, Buffer, WireError
 from conflux.wire.codec import Reader, Writer
-from conflux.wire.control import HASH_BYTES, VERSION
+from conflux.wire.control import VERSION
+from conflux.wire.credentials import HASH_BYTES
 
 DIGEST_BYTES = 32
 MAX_SPAN = 4_096

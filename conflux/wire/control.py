@@ -19,11 +19,10 @@ from conflux.api import (
     WireError,
 )
 from conflux.wire.codec import Reader, Writer
-from conflux.wire.credentials import HYBRID_PUBLIC_BYTES, KEY_BYTES, Certificate
+from conflux.wire.credentials import HASH_BYTES, HYBRID_PUBLIC_BYTES, KEY_BYTES, Certificate
 
 VERSION = 1
 MAX_HANDSHAKE_BYTES = 16_384
-HASH_BYTES = 32
 REF_BYTES = 16
 TEAM_TAG_BYTES = 16
 TEAM_TAGS_MULTIPLE = 8

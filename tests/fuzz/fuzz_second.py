@@ -14,7 +14,7 @@ from fuzz_genuine import GENUINE, patched
 from conflux.api import WireError
 from conflux.wire import checkpoint, inband, segment
 from conflux.wire.control import Answer, Ask, Open, read_envelope
-from conflux.wire.credentials import Certificate, Grant, LoginRequest
+from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations
 from conflux.wire.frame import read_outer, records
 from conflux.wire.report import Report
 
@@ -89,6 +89,11 @@ _BOTH = (
         GENUINE["login"],
     ),
     Both(_virtio, second_virtio.virtio),
+    Both(
+        lambda data: make_values.revocations_values(Revocations.decode(data)),
+        second_decoder.revocations,
+        GENUINE["revocations"],
+    ),
 )
 
 

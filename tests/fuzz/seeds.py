@@ -144,7 +144,7 @@ def of_vectors() -> Iterator[Seed]:
             yield "second", bytes((number,)) + data
     for case in vectors["virtio"]:
         yield "second", bytes((12,)) + bytes.fromhex(case["bytes"])
-    for number in range(6, 12):
+    for number in (*range(6, 12), 13):
         yield "second", bytes((number,))
         yield "second", bytes((number, 0, 0, 0, 2))
         yield "second", bytes((number, 7, 0, 0, 0))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from conflux.anchor.identity import node_tag
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.testing.simnet.channel import ControlMessage
 from conflux.wire import checkpoint
@@ -57,13 +58,16 @@ def pair_of():
 # The control channel
 
 
-@pytest.mark.parametrize("kind", [Kind.ASK, Kind.ANSWER, Kind.OPEN, Kind.GRANT])
+@pytest.mark.parametrize("kind", [Kind.ASK, Kind.ANSWER, Kind.OPEN, Kind.GRANT, Kind.REVOCATIONS])
 def test_control_message_cut_at_every_byte_and_extended_opens_nothing(pair_of, kind):
     network, left, right = pair_of()
     held: list[ControlMessage] = []
 
     def hold(message: ControlMessage) -> list[ControlMessage]:
-        if message.kind is kind and not held:
+        goes_there = kind is not Kind.REVOCATIONS or message.tag == node_tag(
+            network.guardian.plane_key, right.node_id
+        )
+        if message.kind is kind and goes_there and not held:
             held.append(message)
             return []
         return [message]
@@ -71,25 +75,27 @@ def test_control_message_cut_at_every_byte_and_extended_opens_nothing(pair_of, k
     network.channel.tap = hold
     ping = left.ping(right)
     network.guardian.attach("right", "another")
+    network.add_node("gone")
+    network.guardian.revoke("gone")
     network.run(0.2)
-    (message,) = held
-    target = right if kind in (Kind.ASK, Kind.OPEN, Kind.GRANT) else left
-    sessions, revision = dict(target.anchor.sessions), target.anchor.standing.grant.revision
+    message = held[0]
+    target = left if kind is Kind.ANSWER else right
+    standing, sessions = target.anchor.standing, dict(target.anchor.sessions)
     before = target.anchor.counters.total()
     count = 0
     for number, payload in enumerate(spoilt(message.payload)):
         # Each in another one's name: what comes from one sender alone is over his rate.
-        sender = message.sender if kind is Kind.GRANT else number.to_bytes(16, "big")
+        is_guardians = kind in (Kind.GRANT, Kind.REVOCATIONS)
+        sender = message.sender if is_guardians else number.to_bytes(16, "big")
         target.anchor.take_control(message.tag, sender, payload, now=network.now())
         network.run(0)
         count += 1
     assert dict(target.anchor.sessions) == sessions
-    assert target.anchor.standing.grant.revision == revision
+    assert target.anchor.standing is standing
     assert target.anchor.counters.total() - before == count, "each is counted"
     network.replay(message)
     network.run(1)
-    if kind is Kind.GRANT:
-        assert target.anchor.standing.grant.revision > revision
+    assert (target.anchor.standing is not standing) is is_guardians
     assert network.run_until(lambda: ping.answers == 1, 5)
 
 

@@ -18,7 +18,7 @@ import pytest
 from conflux.api import WireError
 from conflux.wire import checkpoint, inband
 from conflux.wire.control import Answer, Ask, Kind, Open, envelope, read_envelope
-from conflux.wire.credentials import Certificate, Grant, LoginRequest
+from conflux.wire.credentials import Certificate, Grant, LoginRequest, Revocations
 from conflux.wire.frame import read_outer, read_probe, records
 from conflux.wire.report import Report
 
@@ -53,6 +53,7 @@ def messages() -> Iterator[Message]:
         )
     yield message("grant", credentials["grant"], Grant.decode, second.grant)
     yield message("login", credentials["login"], LoginRequest.decode, second.login)
+    yield message("revocations", VECTORS["revocations"], Revocations.decode, second.revocations)
     for case in VECTORS["inband"]:
         yield message(f"inband: {case['comment']}", case, inband.decode, second.inband)
     for case in VECTORS["probes"]:
@@ -122,7 +123,17 @@ def test_message_with_a_tail_is_refused(whole):
 def test_every_message_of_the_vectors_is_among_these():
     kinds = {type(whole.code(whole.data)).__name__ for whole in ALL}
     assert kinds == {
-        *("Certificate", "Grant", "LoginRequest", "Ask", "Answer", "Open", "Report", "tuple"),
+        *(
+            "Certificate",
+            "Grant",
+            "LoginRequest",
+            "Revocations",
+            "Ask",
+            "Answer",
+            "Open",
+            "Report",
+            "tuple",
+        ),
         *(one.__name__ for one in inband.Message.__args__),
         *(one.__name__ for one in checkpoint.Message.__args__),
     }
