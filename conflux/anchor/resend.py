@@ -38,7 +38,7 @@ REPORTS_BURST = 50.0
 """Taken in from one peer; it sends 40 a second for each stream, of which a rekey has two."""
 TELL_ROUTER_S = 0.25
 SOONEST = 0.75
-"""Of a route's round trip: no report of what is sent over it comes back sooner."""
+"""Of a route's measured round trip: no report of what is sent over it comes back sooner."""
 TICK_S = 0.025
 """Between looks at a doubted route, and the empty frames that it gets if it carries little."""
 ROUNDING_S = 1e-6
@@ -372,7 +372,8 @@ class Resender:
                 )
                 return
             again.route = routes[0]
-            again.told_apart_until = now + SOONEST * (routes[0].rtt_s or 0.0)
+            # Measured end to end: what relays say of their hops may be anything.
+            again.told_apart_until = now + SOONEST * (routes[0].health.delay_s or 0.0)
             self._counters["frame_sent_again"] += 1
 
     def _pump_on(self, reach: Reach, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -253,3 +253,34 @@ def test_a_relay_that_breaks_each_route_as_soon_as_it_stands_is_tried_less_and_l
         network.run(0.1)
     assert 3 < len(set_ups) < 12
     assert sum(ping.answers == 1 for ping in pings) > 290
+
+
+def claims_round_trips(relay: SimNode, rtt_us: int) -> None:
+    """What *relay* says of the hops behind it in each SETUP_OK is *rtt_us*."""
+    label = relay.anchor.relay._label
+
+    def lie(relayed, answer, after, now):
+        return label(relayed, replace(answer, rtts_us=[rtt_us]), after, now)
+
+    relay.anchor.relay._label = lie
+
+
+@pytest.mark.parametrize("claim_s", [0, 4, 4_000])
+def test_relays_that_work_together_one_swallows_one_lies_about_delays(packet_auth, claim_s):
+    """A copy that comes by the one must not be credited to the other, whatever it claims."""
+    network = SimNetwork(seed=8, packet_auth=packet_auth)
+    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    network.block(left, right)
+    swallower, liar = (network.add_node(name) for name in ("swallower", "liar"))
+    claims_round_trips(liar, int(claim_s * 1e6))
+    left.ping(right)
+    network.run(5)
+    relay = Malicious(network, swallower, drops_all)
+    flows = [Flow(network, left, right, 300, port) for port in range(2_000, 2_006)]
+    assert all(flow.run(20) for flow in flows)
+    assert relay.harmed > 0
+    before = relay.passed
+    more = Flow(network, left, right, 600, 2_003)
+    assert more.run(10)
+    assert relay.passed - before < 0.05 * 2 * more.size
+    assert left.anchor.counters["route_back"] <= 1
