@@ -72,7 +72,7 @@ from conflux.wire.credentials import Revocations, Revoked
 from conflux.wire.frame import IN_STREAM, OUTER, SIZE
 from conflux.wire.report import Report
 
-MAX_OPERATIONS = 16
+MAX_OPERATIONS = 12
 """More make no new state that fewer cannot, and cost their time in every run."""
 
 HOLDS = 0x80
