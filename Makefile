@@ -24,12 +24,12 @@ demo: env ## Two hosts talk over VeilNet through a relay
 test: env lint types ## Lint, types, layers and every test that this machine can run
 	@tools/need test
 	@plugins/crypto_oqs/tools/build-liboqs || echo "make test: without liboqs its tests are skipped"
-	@$(BIN)/pytest -m "not thorough" $(ARGS)
+	@tools/test "not thorough" $(ARGS)
 
 test-all: env lint types ## The same, and a skip is a failure
 	@tools/need test-all
 	@plugins/crypto_oqs/tools/build-liboqs
-	@VEILNET_TEST_ALL=1 $(BIN)/pytest $(ARGS)
+	@VEILNET_TEST_ALL=1 tools/test "" $(ARGS)
 
 lint: env
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }

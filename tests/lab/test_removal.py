@@ -8,7 +8,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ import pytest
 pytestmark = pytest.mark.lab
 
 PROGRAMS = Path(__file__).with_name("programs")
-TEAM = "ops"
 DEAD_S = 1.0
 """From the return of Guardian's command to the last packet, either way."""
 GAP_S = 0.5
@@ -24,17 +24,40 @@ GAP_S = 0.5
 WORKS_S = 1.0
 """From the return of Guardian's command to the first packet of a new team."""
 
+_numbers = count(1)
+
 
 @pytest.fixture(scope="module")
-def three(overlay):
-    """London, tokyo and the mole, of three users, without a common team."""
+def pair(overlay):
+    """London and tokyo, of two users, without a common team."""
     overlay.start_guardian()
-    owners = {"london": "alice", "tokyo": "bob", "mole": "carol"}
-    nodes = [overlay.conflux(name, user) for name, user in owners.items()]
-    for node in nodes:
-        node.ready()
-    overlay.admin("team", "create", TEAM, "--owner", "alice@example.org")
-    return nodes
+    nodes = [overlay.conflux("london", "alice"), overlay.conflux("tokyo", "bob")]
+    return [node.ready() for node in nodes]
+
+
+@pytest.fixture
+def team(overlay, pair) -> Iterator[str]:
+    """A team that nobody has yet, and that london and tokyo lose again."""
+    name = f"ops-{next(_numbers)}"
+    overlay.admin("team", "create", name, "--owner", "alice@example.org")
+    yield name
+    for node in pair:
+        overlay.admin("team", "detach", name, node.name)
+
+
+@pytest.fixture
+def three(overlay, pair, team):
+    """London, tokyo and a mole of a third user, who have the team.
+
+    The mole gets it by its login, the last word of Guardian's that it takes.
+    """
+    mole = overlay.conflux(f"mole-{next(_numbers)}", "carol").ready()
+    for node in (*pair, mole):
+        overlay.admin("team", "attach", team, node.name)
+    mole.stop()
+    mole.program = [sys.executable, str(PROGRAMS / "deaf.py")]
+    yield (*pair, mole.run().ready())
+    mole.stop()
 
 
 def assert_goes_on(beats, source, target, since) -> str:
@@ -58,14 +81,14 @@ def assert_dead(beats, ways, since) -> list[str]:
     return seen
 
 
-def test_added_team_works_in_a_second(overlay, three):
-    london, tokyo, _ = three
-    processes = [node.process.pid for node in three]
+def test_added_team_works_in_a_second(overlay, pair, team):
+    london, tokyo = pair
+    processes = [node.process.pid for node in pair]
     beats = overlay.beats((london, tokyo), (tokyo, london))
     time.sleep(3.0)
     assert not any(beats.arrivals(*way) for way in beats.ways)
     for node in (london, tokyo):
-        overlay.admin("team", "attach", TEAM, node.name)
+        overlay.admin("team", "attach", team, node.name)
     added = time.monotonic()
     overlay.until(beats.all_arrive, "the team to take effect")
     beats.stop()
@@ -75,28 +98,24 @@ def test_added_team_works_in_a_second(overlay, three):
     }
     print("the first packet, from the end of the command:", seen)
     assert max(seen.values()) < WORKS_S
-    assert [node.process.pid for node in three] == processes, "nobody was restarted"
+    assert [node.process.pid for node in pair] == processes, "nobody was restarted"
 
 
-def join_with_the_mole(overlay, three):
-    """The mole gets the team by its login, the last word of Guardian's that it takes."""
-    london, tokyo, mole = three
-    overlay.admin("team", "attach", TEAM, mole.name)
-    mole.stop()
-    mole.program = [sys.executable, str(PROGRAMS / "deaf.py")]
-    mole.run().ready()
+def all_talk(overlay, london, tokyo, mole):
     beats = overlay.beats((london, tokyo), (tokyo, london), (mole, london), (tokyo, mole))
     overlay.until(beats.all_arrive, "all of them to talk")
     time.sleep(1.0)
     return beats
 
 
-def test_removed_member_that_ignores_it_is_dead_in_a_second_and_the_others_go_on(overlay, three):
+def test_removed_member_that_ignores_it_is_dead_in_a_second_and_the_others_go_on(
+    overlay, three, team
+):
     london, tokyo, mole = three
-    beats = join_with_the_mole(overlay, three)
+    beats = all_talk(overlay, *three)
     processes = [node.process.pid for node in three]
     began = time.monotonic()
-    overlay.admin("team", "detach", TEAM, mole.name)
+    overlay.admin("team", "detach", team, mole.name)
     removed = time.monotonic()
     time.sleep(DEAD_S + 2.0)
     beats.stop()
@@ -113,7 +132,7 @@ def test_removed_member_that_ignores_it_is_dead_in_a_second_and_the_others_go_on
 
 def test_deleted_conflux_that_runs_on_is_nobodys_peer_or_neighbour_any_more(overlay, three):
     london, tokyo, mole = three
-    beats = join_with_the_mole(overlay, three)
+    beats = all_talk(overlay, *three)
     gone = mole.node_id
     assert gone in neighbours(london)
     # Unregistered from elsewhere, so that the mole's own process is not asked to stop.
