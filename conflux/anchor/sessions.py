@@ -267,6 +267,13 @@ class Sessions(Mapping[NodeId, Session]):
     def _rekey_later(self, session: Session, when: float) -> None:
         session.rekeying = self._timers.at(when, lambda now: self.rekey(session, now))
 
+    def _rekey_soon(self, session: Session, now: float) -> None:
+        """Its key is worn: begin before its age would, unless that is so near, or tried just now."""
+        due = session.rekeying
+        if due is not None and due.when > now + REKEY_RETRY_S:
+            due.cancel()
+            self.rekey(session, now)
+
     def _rekey_at(self, session: Session, now: float) -> float:
         """At the age that keys may have, or before a certificate of either end runs out: the
         handshake shows its successor. The smaller NodeId begins."""
@@ -441,3 +448,5 @@ class Sessions(Mapping[NodeId, Session]):
             # Our stream is over; the peer's to us is its own affair.
             self._egress.unbind(session, now=now)
             self._routing.release(session.node_id)
+        elif session.out.is_worn and not self._is_rekeying(session):
+            self._rekey_soon(session, now)

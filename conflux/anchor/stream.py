@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 2**35
 """AES blocks under one key (anchor protocol, rekey): nothing is sealed beyond."""
 
+REKEY_BLOCKS = MAX_BLOCKS // 2
+"""A stream gets new keys after that many (docs/protocol/handshake.md, rekey). Sessions look every
+5 s, in which no machine seals the other half, 256 GiB."""
+
 REKEY_S = 120.0
 """A stream in use gets new keys at this age (docs/protocol/handshake.md, rekey)."""
 
@@ -78,6 +82,11 @@ class OutStream:
     def counter(self) -> int:
         """The counter of the frame sealed last; 0 before the first."""
         return self._counter
+
+    @property
+    def is_worn(self) -> bool:
+        """Tell whether the key has sealed so much that it should be replaced."""
+        return self._blocks > REKEY_BLOCKS
 
     def seal(self, superframe: memoryview, *, now: float) -> bytearray:
         """Return a whole frame whose outer header is still blank. Raises Spent."""

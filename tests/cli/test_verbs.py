@@ -132,7 +132,13 @@ class TestRegistered:
         assert machine.snapshot() == before
         assert not (machine.folder / "api.sock").exists()
 
-        with machine.node("run") as node:
+        # The level of an option counts, not that of a variable.
+        with machine.node("run", "--packet-auth=strict", VEILNET_PACKET_AUTH="handshake") as node:
+            assert json.loads(machine.cli("status", "--json").out)["packet_auth"] == "strict"
+        assert node.finish().code == 0
+
+        with machine.node("run", VEILNET_PACKET_AUTH="handshake") as node:
+            assert json.loads(machine.cli("status", "--json").out)["packet_auth"] == "handshake"
             assert json.loads(machine.cli("info", "--json").out)["id"] == kept["conflux_id"]
             ended = machine.cli("unregister")
             assert (ended.code, ended.out) == (0, "unregistered london\n")

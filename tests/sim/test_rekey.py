@@ -6,6 +6,7 @@ import gc
 
 import pytest
 
+from conflux.anchor import stream
 from conflux.anchor.stream import MAX_KEY_AGE_S, REKEY_S, InStream, OutStream
 from conflux.wire.control import Kind
 
@@ -114,3 +115,31 @@ def test_frames_of_the_old_keys_are_opened_for_a_while_and_then_no_more(pair):
     talk(network, left, right, seconds=REKEY_S + 1, every_s=1)
     assert talk(network, left, right, seconds=30, every_s=1) == []
     assert len(right.anchor.ingress.streams) == 1
+
+
+def test_keys_that_have_sealed_much_are_replaced_before_they_are_spent(relayed, monkeypatch):
+    monkeypatch.setattr(stream, "REKEY_BLOCKS", 5_000)
+    monkeypatch.setattr(stream, "MAX_BLOCKS", 30_000)
+    network, left, right = relayed.network, relayed.left, relayed.right
+    left.ping(right)
+    network.run(5)
+    network.channel.is_down = True
+    seen = set()
+    for _ in range(20):
+        assert talk(network, left, right, seconds=REKEY_S / 20) == []
+        seen |= {stream_ids(left, right)}
+    assert len(seen) > 4, "much sooner than by age"
+    closed = [event for node in (left, right) for _, event in node.events if "closed" in event]
+    assert closed == []
+
+
+def test_a_worn_key_is_not_asked_for_more_often_than_an_old_one(pair, monkeypatch):
+    monkeypatch.setattr(stream, "REKEY_BLOCKS", 1)
+    network, left, right = pair.network, pair.left, pair.right
+    left.ping(right)
+    network.run(2)
+    asks = []
+    monkeypatch.setattr(left.anchor.sessions, "_ask", lambda *_, **__: asks.append(network.now()))
+    monkeypatch.setattr(right.anchor.sessions, "_ask", lambda *_, **__: None)
+    talk(network, left, right, seconds=61, every_s=0.5)
+    assert 5 <= len(asks) <= 7
