@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 if sys.platform != "win32":
     import resource
@@ -54,6 +55,36 @@ def harden() -> Hardening:
             "grant CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK"
         )
     return Hardening(core_dumps, memory_locked, tuple(missing))
+
+
+def hide_argument(secret: str) -> bool:
+    """Write `*` over *secret* in what other processes see of this one's command line (ps(1)).
+
+    Call it before `harden`, after which an ordinary user may no longer ask where that is. Tell
+    whether it stood there; False also where this cannot be done.
+    """
+    if sys.platform != "linux" or not secret:
+        return False
+    needle = os.fsencode(secret)
+    try:
+        # Behind the name, which may hold spaces: field 3 comes first (proc_pid_stat(5)).
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b") ")[2].split()
+        start, end = int(fields[_ARG_START - 3]), int(fields[_ARG_END - 3])
+        shown = Path("/proc/self/cmdline").read_bytes()
+    except (OSError, ValueError, IndexError):
+        return False
+    if not start or len(shown) != end - start:
+        return False
+    found = False
+    at = shown.find(needle)
+    while at >= 0:
+        ctypes.memset(start + at, ord("*"), len(needle))
+        found = True
+        at = shown.find(needle, at + len(needle))
+    return found
+
+
+_ARG_START, _ARG_END = 48, 49
 
 
 def _forbid_core_dumps() -> None:

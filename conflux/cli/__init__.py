@@ -12,6 +12,7 @@ import click
 
 from conflux import __version__
 from conflux.api import UsageError
+from conflux.cli.config import config
 from conflux.cli.demo import demo
 from conflux.cli.down import down
 from conflux.cli.info import info
@@ -67,5 +68,5 @@ def main() -> None:
     """VeilNet Conflux: a post-quantum overlay network without a coordinator."""
 
 
-for command in (register, unregister, up, down, run, status, info, plugins, demo):
+for command in (register, unregister, up, down, run, status, info, config, plugins, demo):
     main.add_command(command)

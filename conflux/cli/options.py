@@ -103,12 +103,15 @@ def membership_in_force(config_dir: Path | None) -> Membership:
 
 
 def overridden(found: Membership | None, environ: Mapping[str, str], where: Path) -> Membership:
-    """Lay VEILNET_GUARDIAN and VEILNET_CONFLUX_TOKEN over *found*."""
+    """Lay VEILNET_GUARDIAN and VEILNET_CONFLUX_TOKEN, or its file, over *found*."""
     from dataclasses import replace
 
+    from conflux.cli.token import token_of_file
     from conflux.runtime.saved import Membership
 
     token = environ.get("VEILNET_CONFLUX_TOKEN", "")
+    if token_file := environ.get("VEILNET_CONFLUX_TOKEN_FILE"):
+        token = token_of_file(Path(token_file))
     guardian = environ.get("VEILNET_GUARDIAN", "")
     if found is None and not token:
         raise UsageError(

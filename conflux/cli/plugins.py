@@ -99,14 +99,14 @@ def _choice(registry: Registry, kind: Kind, pinned: Sequence[str]) -> dict[str, 
 
 
 def _as_text(survey: dict[str, Any]) -> str:
-    lines = _table(
+    lines = columns(
         ("PLUGIN", "STAGE", "DISTRIBUTION", "REASON"),
         ((p["name"], p["stage"], p["dist"], p["reason"]) for p in survey["plugins"]),
     )
     for plugin in survey["plugins"]:
         if plugin.get("details"):
             lines += ["", f"{plugin['name']}:", plugin["details"].rstrip()]
-    lines += ["", *_table(("KIND", "", "DRIVER", "PRIORITY", "PLUGIN", ""), _rows(survey))]
+    lines += ["", *columns(("KIND", "", "DRIVER", "PRIORITY", "PLUGIN", ""), _rows(survey))]
     lines += ["", "* would be used by a node started now"]
     for choice in survey["kinds"].values():
         if choice["reason"]:
@@ -124,7 +124,7 @@ def _rows(survey: dict[str, Any]) -> Iterable[tuple[str, ...]]:
         )  # fmt: skip
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def columns(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their widest cell; the last one is free."""
     table = [head, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(head) - 1)]

@@ -23,6 +23,7 @@ from conflux.cli.options import (
     require_foreground,
     wait_option,
 )
+from conflux.cli.token import token_in, token_options
 
 if TYPE_CHECKING:
     from conflux.api import Registration, RegistrationRequest
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "-t", "--token", envvar="VEILNET_REGISTRATION_TOKEN", help="Registration token.", metavar="T"
-)
+@token_options("registration token", "VEILNET_REGISTRATION_TOKEN")
 @guardian_option
 @click.option("--tag", envvar="VEILNET_CONFLUX_TAG", default="", help="A name for this conflux.")
 @click.option(
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
 @node_options
 def register(
     token: str | None,
+    token_file: Path | None,
     guardian: str | None,
     tag: str,
     cidr: str,
@@ -70,8 +70,11 @@ def register(
 
     refuse_portal(portal)
     require_foreground("register", foreground)
+    token = token_in(token, token_file)
     if not token:
-        raise UsageError("a registration token is needed: -t TOKEN or VEILNET_REGISTRATION_TOKEN")
+        raise UsageError(
+            "a registration token is needed: --token-file, -t or VEILNET_REGISTRATION_TOKEN"
+        )
     path = folder(config_dir) / saved.REGISTERED
     if saved.load(path) is not None:
         raise UsageError(

@@ -18,10 +18,11 @@ from conflux.cli.options import (
     require_foreground,
     wait_option,
 )
+from conflux.cli.token import token_in, token_options
 
 
 @click.command()
-@click.option("-t", "--token", envvar="VEILNET_CONFLUX_TOKEN", help="Conflux token.", metavar="T")
+@token_options("conflux token", "VEILNET_CONFLUX_TOKEN")
 @guardian_option
 @portal_option
 @foreground_option
@@ -29,6 +30,7 @@ from conflux.cli.options import (
 @node_options
 def up(
     token: str | None,
+    token_file: Path | None,
     guardian: str | None,
     portal: bool,
     foreground: bool,
@@ -48,8 +50,9 @@ def up(
     require_foreground("up", foreground)
     path = folder(config_dir) / saved.UP
     known = saved.load(path)
+    token = token_in(token, token_file)
     if not token and known is None:
-        raise UsageError("a conflux token is needed: -t TOKEN or VEILNET_CONFLUX_TOKEN")
+        raise UsageError("a conflux token is needed: --token-file, -t or VEILNET_CONFLUX_TOKEN")
     membership = Membership(
         guardian=guardian or (known.guardian if known else DEFAULT_GUARDIAN),
         conflux_token=token or (known.conflux_token if known else ""),

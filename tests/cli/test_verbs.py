@@ -44,7 +44,9 @@ SEED_OPTIONS = [
     *((verb, "--json", None) for verb in ("status", "info")),
 ]  # fmt: skip
 
-VERBS = ("register", "unregister", "up", "down", "run", "status", "info", "plugins", "demo")
+VERBS = (
+    "register", "unregister", "up", "down", "run", "status", "info", "config", "plugins", "demo",
+)  # fmt: skip
 
 
 class TestHelp:

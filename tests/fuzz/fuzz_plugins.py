@@ -11,7 +11,7 @@ from typing import Any
 from aiortc.rtcsctptransport import RTCSctpTransport
 
 from conflux.api import UsageError, WireError
-from conflux.config import _File
+from conflux.config import load_config
 from conflux.runtime import saved
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.token import fingerprint_of
@@ -251,6 +251,16 @@ class _Text:
         return self._data.decode(encoding)
 
 
+class _Folder:
+    """A folder whose every file holds the same."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __truediv__(self, name: str) -> _Text:
+        return _Text(self._data)
+
+
 def token(data: bytes) -> None:
     try:
         fingerprint = fingerprint_of(data.decode("utf-8", "surrogateescape"))
@@ -274,7 +284,6 @@ def membership(data: bytes) -> None:
 
 def config(data: bytes) -> None:
     try:
-        file = _File(_Text(data))  # type: ignore[arg-type]
-        file.options(), file.pins(), file.tables()
+        load_config(_Folder(data), {})  # type: ignore[arg-type]
     except UsageError as error:
         fits("\n" not in str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,7 +12,17 @@ import pytest
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.quota import Relaying
 from conflux.api import Kind, UsageError
-from conflux.config import MAX_IDLE_S, RELAY_KEYS, Config, default_config_dir, load_config
+from conflux.config import (
+    MAX_IDLE_S,
+    RELAY_KEYS,
+    SETTINGS,
+    Config,
+    Origin,
+    Setting,
+    default_config_dir,
+    load_config,
+    survey,
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -140,7 +152,7 @@ def test_plugin_settings_are_not_shown(tmp_path: Path) -> None:
     [
         (
             'tun_name = "a"\ntun_name = \n',
-            "DIR/conflux.toml: Invalid value (at line 2, column 12)",
+            "DIR/conflux.toml:2:12: Invalid value",
         ),
         (
             'log_format = "text"\n  tun_nam = "a"\n',
@@ -152,7 +164,7 @@ def test_plugin_settings_are_not_shown(tmp_path: Path) -> None:
         ),
         (
             "[plugin.teter.webrtc]\nx = 1\n",
-            "DIR/conflux.toml:1:2: unknown key teter in [plugin]: did you mean tether?",
+            "DIR/conflux.toml:1:9: unknown key teter in [plugin]: did you mean tether?",
         ),
         (
             "[plgins]\n",
@@ -291,3 +303,48 @@ def test_wrong_setting_of_a_relay_is_named_with_its_place(
     tmp_path: Path, line: str, expected: str
 ) -> None:
     assert refusal(tmp_path, f"# none\n[relay]\n{line}\n") == f"DIR/conflux.toml:3:1: {expected}"
+
+
+def test_every_setting_has_a_default_that_the_protocol_has_too() -> None:
+    idle, relaying, config = IdleTimes(), Relaying(), Config(config_dir=Path("/"))
+    for setting in SETTINGS:
+        where: object = {"": config, "idle": idle, "relay": relaying}[setting.table]
+        expected = getattr(where, setting.name)
+        assert setting.default == (None if expected == math.inf else expected), setting.key
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_every_setting_says_who_said_it(tmp_path: Path, setting: Setting) -> None:
+    spoken = {
+        "tun_name": ("file", "variable"),
+        "mtu_bytes": (1400, "1300"),
+        "log_format": ("json", "text"),
+        "packet_auth": ("strict", "handshake"),
+        "relay.enabled": (False, "true"),
+    }
+    in_file, in_variable = spoken.get(setting.key, (7.5, "2.5"))
+    head = f"[{setting.table}]" if setting.table else "# none"
+    write(tmp_path, f"{head}\n  {setting.name} = {json.dumps(in_file)}\n")
+    config = load_config(tmp_path, {})
+    assert config.value(setting) == in_file
+    assert config.origins[setting.key] == Origin("file", f"{tmp_path}/conflux.toml:2:3")
+    config = load_config(tmp_path, {setting.variable: in_variable})
+    assert str(config.value(setting)).lower() == in_variable
+    assert config.origins[setting.key] == Origin("variable", setting.variable)
+    assert setting.key not in load_config(tmp_path / "none", {}).origins
+
+
+def test_one_mistake_does_not_hide_the_next(tmp_path: Path) -> None:
+    write(tmp_path, "mtu_bytes = 1\nx = 1\n[idle]\nstream_s = 0\n[plugins]\ntun = 1\n")
+    config, faults = survey(tmp_path, {"VEILNET_LOG_FORMAT": "xml", "VEILNET_TUN": "good"})
+    places = [
+        str(fault).removeprefix(f"{tmp_path}/conflux.toml").split(": ")[0] for fault in faults
+    ]
+    assert places == [":2:1", ":1:1", ":4:1", ":6:1", "VEILNET_LOG_FORMAT"]
+    assert config.tun_name == "good"
+
+
+@pytest.mark.parametrize("value", ["0", "x", "111", "true", "nan"])
+def test_wrong_numbers_in_variables_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError, match=r"^VEILNET_IDLE_STREAM_S: stream_s = .* is no idle time"):
+        load_config(tmp_path, {"VEILNET_IDLE_STREAM_S": value})
