@@ -3,48 +3,86 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from conflux.api import UsageError
+from conflux.cli import words
 from conflux.cli.options import api_socket, config_dir_option, json_option
 
 
 @click.command()
+@click.option("-w", "--watch", is_flag=True, help="Show it anew all the time, until Ctrl-C.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of --watch.",
+)
 @config_dir_option
 @json_option
-def status(config_dir: Path | None, as_json: bool) -> None:
-    """Show state, peers, paths, round trips and plugins of the running node."""
+def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: float) -> None:
+    """Show state, peers, paths, round trips, loss, throughput, plugins and problems of the node.
+
+    With --watch and --json, one JSON object a line.
+    """
     from conflux.runtime import localapi
 
-    table = localapi.call(api_socket(config_dir), "status")
-    click.echo(json.dumps(table, indent=2) if as_json else _text(table))
+    def ask() -> dict[str, Any]:
+        return dict(localapi.call(api_socket(config_dir), "status"))
+
+    if not watch:
+        table = ask()
+        click.echo(json.dumps(table, indent=2) if as_json else words.as_text(table))
+    elif as_json:
+        _each(ask, interval_s, lambda table: click.echo(json.dumps(table)))
+    else:
+        _live(ask, interval_s)
 
 
-def _text(table: Mapping[str, Any]) -> str:
-    lines = [
-        f"state         {table['state']}",
-        f"packet auth   {table['packet_auth']}",
-        f"cipher suite  {table['cipher_suite']}",
-        f"hardening     {_hardening(table['hardening'])}",
-        "plugins       " + ", ".join(f"{k}={v}" for k, v in sorted(table["plugins"].items())),
-        f"relaying      {table['relayed_routes']} routes of others",
-        f"peers         {len(table['peers']) or 'none'}",
-    ]
-    for peer in table["peers"]:
-        hops = len(peer["path"]) - 1
-        way = "no way yet" if hops < 1 else "direct" if hops == 1 else f"{hops - 1} relay"
-        rtt = "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"
-        loss = "-" if peer["loss"] is None else f"{peer['loss']:.1%}"
-        lines.append(
-            f"  {peer['address']:<16} {way:<10} rtt {rtt:<10} loss {loss:<7} "
-            f"{peer['tether']}  {peer['packet_auth']}  {peer['node_id'][:8]}"
-        )
-    return "\n".join(lines)
+def _live(ask: Callable[[], Mapping[str, Any]], interval_s: float) -> None:
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        raise UsageError(
+            "rich is not installed, which --watch needs: run `pip install rich`, "
+            "or leave out --watch"
+        ) from None
+    from conflux.cli.view import view
+
+    console = Console()
+    if not console.is_terminal:
+        _each(ask, interval_s, lambda table: console.print(view(table)))
+    # By an exception the terminal gets its former picture back; then the signal ends us as always.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            _each(ask, interval_s, lambda table: live.update(view(table), refresh=True))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, former)
+        signal.raise_signal(signal.SIGINT)
 
 
-def _hardening(table: Mapping[str, Any]) -> str:
-    core = "core dumps possible" if table["core_dumps"] else "no core dumps"
-    return f"{core}, memory {'locked' if table['memory_locked'] else 'not locked'}"
+def _each(
+    ask: Callable[[], Mapping[str, Any]],
+    interval_s: float,
+    show: Callable[[Mapping[str, Any]], None],
+) -> NoReturn:
+    """Show each answer. Raises UsageError if there is no node at first; later one may come back."""
+    table = ask()
+    while True:
+        show(table)
+        time.sleep(interval_s)
+        try:
+            table = ask()
+        except UsageError as error:
+            table = {"gone": str(error)}

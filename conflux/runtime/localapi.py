@@ -1,6 +1,6 @@
 """The local API: one JSON object a line over a Unix socket that only its owner can reach.
 
-request   {"verb": "status"}            verbs: status, info, stop
+request   {"verb": "status"}            verbs: status, info, underlay, stop
 reply     {"ok": ...}  or  {"error": "one line"}
 """
 

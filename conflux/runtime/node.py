@@ -47,6 +47,7 @@ from conflux.runtime.drivers import Drivers, bind
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.pump import pump
 from conflux.runtime.saved import Membership
+from conflux.runtime.throughput import Meter
 from conflux.runtime.token import fingerprint_of
 from conflux.runtime.world import LiveWorld
 from conflux.wire.control import AuthLevel
@@ -90,6 +91,9 @@ class Node:
         self._session = ""
         self._anchor: Anchor | None = None
         self._control: ControlChannel | None = None
+        self._meter = Meter()
+        self._renewal = ""
+        """Why the certificate could not be renewed; empty once it is."""
         self._new_grant: asyncio.Queue[Grant] = asyncio.Queue()
         self._in_use: ControlCredentials | None = None
         """What the connection to the Master was made with; None if it is to be made anew."""
@@ -115,18 +119,24 @@ class Node:
     # Local API
 
     def status(self) -> dict[str, object]:
-        names = self._drivers.names if self._drivers is not None else {}
-        return status.status(
-            self._state,
-            self._anchor,
-            names,
+        drivers = self._drivers
+        around = status.Surroundings(
+            plugins=drivers.names if drivers is not None else {},
             packet_auth=self._launch.config.packet_auth,
             hardening=self._launch.hardening,
-            control_dropped=self._control.dropped() if self._control is not None else {},
+            meter=self._meter,
+            control=self._control,
+            renewal=self._renewal,
+            left_out=drivers.tethers.left_out if drivers is not None else {},
         )
+        return status.status(self._state, self._anchor, around)
 
     def info(self) -> dict[str, object]:
         return status.info(self._launch.membership, self._anchor)
+
+    def underlay(self) -> dict[str, object]:
+        launch = self._launch
+        return status.underlay(launch.membership, launch.config.tun_name, self._anchor)
 
     def _stop_by_api(self) -> str:
         self.stop()
@@ -141,7 +151,12 @@ class Node:
         async with contextlib.AsyncExitStack() as stack:
             api = LocalApi(
                 launch.api_socket,
-                {"status": self.status, "info": self.info, "stop": self._stop_by_api},
+                {
+                    "status": self.status,
+                    "info": self.info,
+                    "underlay": self.underlay,
+                    "stop": self._stop_by_api,
+                },
             )
             await api.start()
             stack.push_async_callback(api.close)
@@ -199,7 +214,7 @@ class Node:
             tasks.create_task(self._keep_certified(drivers, anchor, world))
             tasks.create_task(self._keep_joined(world))
             look = stack.enter_context(watching(lambda found: self._broken(found, anchor, world)))
-            tasks.create_task(self._keep_watch(look))
+            tasks.create_task(self._keep_watch(look, anchor, world))
             await self._gone.wait()
             raise UsageError(
                 f"the interface {world.tun.name} was taken away: "
@@ -310,16 +325,19 @@ class Node:
             while True:
                 try:
                     standing = await self._log_in(drivers, anchor.standing.identity)
+                    self._renewal = ""
                     if anchor.renew(standing, now=world.now()):
                         break
                     wait_s = RETRY_S
                 except Unreachable as error:
                     log.warning("the certificate is not renewed yet: %s", error)
+                    self._renewal = str(error)
                     wait_s = next(retry)
                 except Refused as error:
                     if anchor.wall(world.now()) >= certificate.not_after:
                         raise
                     log.warning("Guardian does not renew the certificate: %s", error)
+                    self._renewal = str(error)
                     wait_s = REFUSED_RETRY_S
                 await asyncio.sleep(wait_s)
             self._new_grant.put_nowait(standing.grant)
@@ -332,11 +350,14 @@ class Node:
 
     # Breaks in time
 
-    async def _keep_watch(self, look: Callable[[], None]) -> None:
+    async def _keep_watch(self, look: Callable[[], None], anchor: Anchor, world: LiveWorld) -> None:
         """The loop looks whenever it wakes up: see to it that it does, and does elsewhere."""
         while True:
             await asyncio.sleep(WATCH_S)
             look()
+            neighbours = anchor.neighbours.all()
+            totals = {n.node_id: (n.sent_bytes, n.received_bytes) for n in neighbours}
+            self._meter.look(totals, now=world.now())
 
     def _broken(self, found: Break, anchor: Anchor, world: LiveWorld) -> None:
         log.warning("%s: all keys of streams and tethers are dropped", found.reason)

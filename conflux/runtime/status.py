@@ -1,60 +1,87 @@
-"""What a node tells about itself, as JSON values. The schema is in docs/reference/local-api.md."""
+"""What a node tells about itself, as JSON values: docs/reference/status.schema.json."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from conflux.anchor.handshake import SUITE_1, SUITE_NAMES
 from conflux.anchor.node import Anchor
 from conflux.anchor.reach import Route
 from conflux.anchor.stream import Session
+from conflux.anchor.tether import Neighbour
+from conflux.api import ControlChannel
 from conflux.hardening import Hardening
+from conflux.runtime.problems import problems
 from conflux.runtime.saved import Membership
+from conflux.runtime.throughput import Meter
 
 
-def status(
-    state: str,
-    anchor: Anchor | None,
-    names: Mapping[str, str],
-    *,
-    packet_auth: str,
-    hardening: Hardening,
-    control_dropped: Mapping[str, int],
-) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a node knows beside its protocol."""
+
+    plugins: Mapping[str, str]
+    """Names of drivers by kind."""
+    packet_auth: str
+    hardening: Hardening
+    meter: Meter = field(default_factory=Meter)
+    control: ControlChannel | None = None
+    renewal: str = ""
+    """Why the certificate could not be renewed; empty if it could, or is not due."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Tether drivers that were found broken, and why."""
+
+
+def status(state: str, anchor: Anchor | None, around: Surroundings) -> dict[str, object]:
     """Return `status --json`: who is reached how, and what was dropped. Call it from the loop."""
     table: dict[str, object] = {
         "state": state,
-        "packet_auth": packet_auth,
+        "address": "",
+        "plane": "",
+        "master": _master(anchor, around.control),
+        "renewal": around.renewal,
+        "packet_auth": around.packet_auth,
         "cipher_suite": SUITE_NAMES[SUITE_1],
-        "hardening": asdict(hardening),
+        "hardening": asdict(around.hardening),
         "tasks": len(asyncio.all_tasks()),
-        "plugins": dict(names),
+        "plugins": dict(around.plugins),
+        "left_out": dict(around.left_out),
+        "throughput": asdict(around.meter.total()),
         "peers": [],
         "neighbours": [],
+        "teams": [],
         "relayed_routes": 0,
         "counters": {},
     }
     if anchor is not None:
         table["peers"] = [_peer(anchor, session) for session in anchor.sessions.values()]
         table["neighbours"] = [
-            {
-                "node_id": neighbour.node_id.hex(),
-                "rtt_ms": _ms(neighbour.srtt_s),
-                "loss": round(neighbour.loss, 4),
-                "sent_bytes": neighbour.sent_bytes,
-                "received_bytes": neighbour.received_bytes,
-                "tether": neighbour.kind,
-                "underlay": neighbour.stats().underlay,
-            }
-            for neighbour in anchor.neighbours.all()
+            _neighbour(neighbour, around.meter) for neighbour in anchor.neighbours.all()
         ]
         table["relayed_routes"] = anchor.relay.carried
-        of_control = {f"control_{reason}": n for reason, n in control_dropped.items() if n}
+        dropped = around.control.dropped() if around.control is not None else {}
+        of_control = {f"control_{reason}": n for reason, n in dropped.items() if n}
         table["counters"] = dict(sorted({**anchor.counters, **of_control}.items()))
-        table["teams"] = [team.name for team in anchor.standing.grant.teams]
+        grant = anchor.standing.grant
+        table["teams"] = [team.name for team in grant.teams]
+        table["address"] = str(next(iter(grant.certificate.addresses), ""))
+        table["plane"] = grant.plane_name
+    table["problems"] = problems(table)
     return table
+
+
+def underlay(membership: Membership, tun_name: str, anchor: Anchor | None) -> dict[str, object]:
+    """Return whom this node needs to reach, for `netcheck`: no credentials."""
+    grant = anchor.standing.grant if anchor is not None else None
+    return {
+        "guardian": membership.guardian,
+        "master_urls": list(grant.control.urls) if grant else [],
+        "master_ca_pem": grant.control.ca_pem if grant else "",
+        "ice_servers": [server.url for server in grant.ice_servers] if grant else [],
+        "tun_name": tun_name,
+    }
 
 
 def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
@@ -83,6 +110,24 @@ def info(membership: Membership, anchor: Anchor | None) -> dict[str, object]:
     return table
 
 
+def _master(anchor: Anchor | None, control: ControlChannel | None) -> dict[str, object]:
+    urls = list(anchor.standing.grant.control.urls) if anchor is not None else []
+    return {"connected": control is not None and control.connected, "urls": urls}
+
+
+def _neighbour(neighbour: Neighbour, meter: Meter) -> dict[str, object]:
+    return {
+        "node_id": neighbour.node_id.hex(),
+        "rtt_ms": _ms(neighbour.srtt_s),
+        "loss": round(neighbour.loss, 4),
+        "sent_bytes": neighbour.sent_bytes,
+        "received_bytes": neighbour.received_bytes,
+        **asdict(meter.rate(neighbour.node_id)),
+        "tether": neighbour.kind,
+        "underlay": neighbour.stats().underlay,
+    }
+
+
 def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
     reach = anchor.routing.get(session.node_id)
     routes = reach.routes if reach is not None else []
@@ -92,6 +137,7 @@ def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
     addresses = session.peer.certificate.addresses
     return {
         "node_id": session.node_id.hex(),
+        "conflux_id": _uuid(session.peer.certificate.conflux_id),
         "address": str(addresses[0].ip) if addresses else "",
         "addresses": [str(address.ip) for address in addresses],
         "path": [node.hex() for node in best.path] if best else [],

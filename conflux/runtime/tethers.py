@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from conflux.api import Kind, TetherConfig, TetherDriver, TetherError, UsageError
 from conflux.config import Config
@@ -30,6 +31,11 @@ class Tethers:
         self._broken: dict[str, str] = {}
         self._lock = asyncio.Lock()
 
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Drivers that could not be started, and why."""
+        return self._broken
+
     async def start(self, shared: TetherConfig) -> None:
         """Start the best driver that can be. Raises UsageError, the last one's, if none can."""
         self._shared = shared
@@ -41,6 +47,7 @@ class Tethers:
                 if not others:
                     raise
                 log.warning("the tether driver %s is left out: %s", best, error)
+                self._broken[best] = str(error)
                 self.kinds = tuple(others)
             else:
                 return
