@@ -1,6 +1,12 @@
 """All that a plugin may import. Versioned by API_VERSION: additions raise the minor number."""
 
-from conflux.api.auth import AuthDriver, LoginAnswer, Registration, RegistrationRequest
+from conflux.api.auth import (
+    AuthDriver,
+    LoginAnswer,
+    Registration,
+    RegistrationRequest,
+    ServerCheck,
+)
 from conflux.api.control import (
     MAX_CONTROL_BYTES,
     TAG_BYTES,
@@ -88,6 +94,7 @@ __all__ = [
     "Router",
     "SIGNATURE_BYTES",
     "SIGN_PUBLIC_BYTES",
+    "ServerCheck",
     "ServiceDriver",
     "ServiceState",
     "ServiceUnit",

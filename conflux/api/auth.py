@@ -63,6 +63,15 @@ class LoginAnswer:
         return "LoginAnswer()"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerCheck:
+    """How a server answered a question without credentials. `spoken`: protocol and encryption, a
+    line for people. `clock_s`: its clock, Unix seconds, None if it does not tell."""
+
+    spoken: str
+    clock_s: float | None = None
+
+
 class AuthDriver(abc.ABC):
     """Speaks to one kind of auth server. *server* is its base URL.
 
@@ -92,6 +101,13 @@ class AuthDriver(abc.ABC):
     @abc.abstractmethod
     async def logout(self, server: str, *, session: str) -> None:
         """End a session; the certificate's serial is revoked."""
+
+    async def check(self, server: str) -> ServerCheck | None:
+        """Ask without any token whether the server is there and well, for `netcheck`.
+
+        None where the driver cannot tell.
+        """
+        return None
 
     @abc.abstractmethod
     async def close(self) -> None:

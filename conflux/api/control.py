@@ -10,6 +10,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from conflux.api.auth import ServerCheck
 from conflux.api.types import Settings
 
 TAG_BYTES = 16
@@ -92,3 +93,10 @@ class ControlDriver(abc.ABC):
         of the credentials' that it was published to. *on_connected* tells of each loss and return
         of the connection, not of the first. Raises Unreachable, Refused.
         """
+
+    async def check(self, url: str, *, ca_pem: str = "") -> ServerCheck | None:
+        """Ask one broker without credentials whether it is there, for `netcheck`.
+
+        None where the driver cannot tell. Raises Unreachable, Refused.
+        """
+        return None

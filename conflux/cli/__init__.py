@@ -14,8 +14,10 @@ from conflux import __version__
 from conflux.api import UsageError
 from conflux.cli.config import config
 from conflux.cli.demo import demo
+from conflux.cli.doctor import doctor
 from conflux.cli.down import down
 from conflux.cli.info import info
+from conflux.cli.netcheck import netcheck
 from conflux.cli.plugins import plugins
 from conflux.cli.register import register
 from conflux.cli.run import run
@@ -68,5 +70,9 @@ def main() -> None:
     """VeilNet Conflux: a post-quantum overlay network without a coordinator."""
 
 
-for command in (register, unregister, up, down, run, status, info, config, plugins, demo):
+for command in (
+    *(register, unregister, up, down, run),
+    *(status, info, netcheck, doctor, config),
+    *(plugins, demo),
+):
     main.add_command(command)

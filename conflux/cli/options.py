@@ -102,6 +102,15 @@ def membership_in_force(config_dir: Path | None) -> Membership:
     return overridden(found, os.environ, where)
 
 
+def guardian_in_force(config_dir: Path | None) -> str:
+    """Return the URL of the Guardian that a node here would ask. Raises UsageError."""
+    from conflux.runtime import saved
+
+    where = folder(config_dir)
+    found = saved.load(where / saved.REGISTERED) or saved.load(where / saved.UP)
+    return os.environ.get("VEILNET_GUARDIAN") or (found.guardian if found else DEFAULT_GUARDIAN)
+
+
 def overridden(found: Membership | None, environ: Mapping[str, str], where: Path) -> Membership:
     """Lay VEILNET_GUARDIAN and VEILNET_CONFLUX_TOKEN, or its file, over *found*."""
     from dataclasses import replace

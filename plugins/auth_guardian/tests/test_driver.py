@@ -352,3 +352,38 @@ def test_closed_driver_says_so_and_closes_twice(stage):
 def test_wrong_setting_is_a_usage_error(settings):
     with pytest.raises(UsageError, match=r"\[plugin.auth.guardian\]"):
         GuardianAuth(settings)
+
+
+WELL = {"status": "ok", "database": "ok", "master": "ok"}
+
+
+def check(auth, url):
+    return auth.check(url)
+
+
+def test_check_asks_without_a_token_and_says_what_is_spoken(stage):
+    stage.answers(200, WELL, headers="Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n")
+    found = on_stage(stage, check)
+    assert (found.spoken, found.clock_s) == ("HTTP/1.1, without TLS", 784887151.0)
+    [request] = stage.requests
+    assert request.startswith(b"GET /healthz HTTP/1.1\r\n")
+    assert b"authorization" not in request.lower()
+
+
+@pytest.mark.parametrize("date", ["", "Date: never\r\n"])
+def test_check_does_without_a_clock(stage, date):
+    stage.answers(200, WELL, headers=date)
+    assert on_stage(stage, check).clock_s is None
+
+
+def test_check_says_what_fails(stage):
+    stage.answers(503, {**WELL, "status": "failing", "master": "failing"})
+    with pytest.raises(Unreachable, match="has trouble with its master: try again later"):
+        on_stage(stage, check)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", {}, {"status": "fine"}, []])
+def test_check_finds_that_it_is_no_guardian(stage, answer):
+    stage.answers(200, answer)
+    with pytest.raises(Refused, match="says 200: check that it is a Guardian"):
+        on_stage(stage, check)

@@ -152,3 +152,18 @@ def test_ca_file_that_is_none_is_a_usage_error(stage, tmp_path, content):
         ca_file.write_text(content)
     with pytest.raises(UsageError, match="give a PEM file"):
         log_out(stage, {"ca_file": str(ca_file)}, tls=None, url="https://127.0.0.1:1")
+
+
+def test_check_says_which_tls(stage, make_tls):
+    context, certificate_file = make_tls()
+    stage.answers(200, {"status": "ok", "database": "ok", "master": "ok"})
+
+    async def main():
+        async with stage.open(tls=context):
+            auth = GuardianAuth({"ca_file": str(certificate_file)})
+            try:
+                return await auth.check(stage.url)
+            finally:
+                await auth.close()
+
+    assert asyncio.run(main()).spoken == "HTTP/1.1, TLSv1.3"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from conflux.api import MAX_CONTROL_BYTES, Refused
+from conflux.api import MAX_CONTROL_BYTES, Refused, Unreachable
 from conflux_control_nats.driver import NatsControlDriver
 
 ALICE = bytes([0xA1]) * 16
@@ -158,3 +159,50 @@ def test_tls_url_is_not_served_in_the_clear(make_master, make_inbox, authenticat
                 pass
 
     asyncio.run(main())
+
+
+def check(url, ca_pem=""):
+    return asyncio.run(NatsControlDriver({}).check(url, ca_pem=ca_pem)).spoken
+
+
+def test_check_says_what_is_spoken(make_master, make_authority):
+    authority = make_authority()
+    plain, encrypted = make_master(), make_master(authority.config, scheme="tls")
+    assert re.fullmatch(r"NATS 2\.\d+\.\d+, without TLS", check(plain.url))
+    assert re.fullmatch(r"NATS 2\.\d+\.\d+, TLSv1\.3", check(encrypted.url, authority.ca_pem))
+    # A server that wants TLS gets it, whatever its URL says.
+    assert check(f"nats://127.0.0.1:{encrypted.port}", authority.ca_pem).endswith(", TLSv1.3")
+
+
+def test_check_refuses_what_a_node_would_refuse(make_master, make_authority):
+    ours, theirs = make_authority("ours"), make_authority("theirs")
+    with pytest.raises(Refused, match="certificate that is not trusted"):
+        check(make_master(theirs.config, scheme="tls").url, ours.ca_pem)
+    with pytest.raises(Refused, match="offers no TLS, which its URL asks for"):
+        check(make_master(scheme="tls").url, ours.ca_pem)
+    with pytest.raises(Refused, match="must be nats://HOST:PORT"):
+        check("https://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"SSH-2.0\r\n", b"INFO []\r\n", b"INFO \xff\r\n", b"INFO " + b"[" * 60_000 + b"\r\n",
+     b"INFO " + b"x" * 70_000],
+)  # fmt: skip
+def test_check_finds_that_it_is_no_master(said):
+    async def main():
+        async def answer(reader, writer):
+            writer.write(said)
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(Unreachable, match="does not answer as a NATS server does"):
+                await NatsControlDriver({}).check(f"nats://127.0.0.1:{port}")
+
+    asyncio.run(main())
+
+
+def test_check_of_nobody_is_unreachable():
+    with pytest.raises(Unreachable, match=r"the Master at nats://127.0.0.1:1 does not answer"):
+        check("nats://127.0.0.1:1")

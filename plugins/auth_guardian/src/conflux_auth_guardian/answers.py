@@ -56,6 +56,14 @@ def login(answer: Mapping[str, object]) -> LoginAnswer:
     )
 
 
+def failing(answer: Mapping[str, object]) -> str:
+    """Check the answer to GET /healthz; return what of Guardian fails, empty if nothing does."""
+    if answer.get("status") not in ("ok", "failing"):
+        raise ValueError("no 'status'")
+    parts = [part for part in ("database", "master") if answer.get(part) != "ok"]
+    return " and ".join(f"its {part}" for part in parts)
+
+
 def detail(body: bytes) -> str:
     """Return the one line with which Guardian says no, or an empty one."""
     try:

@@ -7,6 +7,8 @@ import json
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import certifi
@@ -19,6 +21,7 @@ from conflux.api import (
     Refused,
     Registration,
     RegistrationRequest,
+    ServerCheck,
     Settings,
     Unreachable,
     UsageError,
@@ -84,6 +87,19 @@ class GuardianAuth(AuthDriver):
         call = _Call("POST", "/conflux/session/logout", session, "session token")
         await self._ask(server, call)
 
+    async def check(self, server: str) -> ServerCheck:
+        base = base_url(server)
+        reply = await self._exchange(base, _Call("GET", "/healthz", None, "nothing"))
+        try:
+            failing = answers.failing(answers.json_object(reply.body))
+        except ValueError:
+            raise Refused(
+                f"what answers at {base} says {reply.status}: check that it is a Guardian"
+            ) from None
+        if failing:
+            raise Unreachable(f"Guardian at {base} has trouble with {failing}: try again later")
+        return ServerCheck(spoken=reply.spoken, clock_s=reply.clock_s)
+
     async def close(self) -> None:
         self._closed = True
         clients, self._clients = self._clients, {}
@@ -98,7 +114,8 @@ class GuardianAuth(AuthDriver):
     ) -> _Answer:
         base = base_url(server)
         self._warn_of_plain_http(base)
-        status, body = await self._exchange(base, call)
+        reply = await self._exchange(base, call)
+        status, body = reply.status, reply.body
         if status == httpx.codes.NO_CONTENT and not body:
             body = b"{}"
         elif not httpx.codes.is_success(status):
@@ -111,8 +128,8 @@ class GuardianAuth(AuthDriver):
                 f"({one_line(str(error))}): check the address"
             ) from None
 
-    async def _exchange(self, base: str, call: _Call) -> tuple[int, bytes]:
-        """Return status and body. Raises Unreachable or Refused for all that is no HTTP answer."""
+    async def _exchange(self, base: str, call: _Call) -> _Reply:
+        """Raises Unreachable or Refused for all that is no HTTP answer."""
         client = self._client(base.partition(":")[0])
         try:
             async with (
@@ -121,7 +138,9 @@ class GuardianAuth(AuthDriver):
                     call.method, base + call.path, headers=call.headers, content=call.body
                 ) as answer,
             ):
-                return answer.status_code, await _read(base, answer)
+                spoken, clock_s = _spoken(answer), _clock_s(answer)
+                body = await _read(base, answer)
+                return _Reply(answer.status_code, body, spoken, clock_s)
         except (TimeoutError, httpx.TimeoutException):
             raise _silent(base) from None
         except httpx.ProxyError as error:
@@ -188,12 +207,12 @@ class _Call:
 
     __slots__ = ("body", "headers", "method", "path")
 
-    def __init__(self, method: str, path: str, token: str, what: str) -> None:
-        if not answers.is_token(token):
+    def __init__(self, method: str, path: str, token: str | None, what: str) -> None:
+        if token is not None and not answers.is_token(token):
             raise UsageError(f"the {what} is empty or has characters that none has: copy it again")
         self.method = method
         self.path = path
-        self.headers = {"Authorization": f"Bearer {token}"}
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.body = b""
 
     def has_json(self, value: object) -> None:
@@ -203,6 +222,28 @@ class _Call:
     def has_octets(self, octets: bytes) -> None:
         self.headers["Content-Type"] = "application/octet-stream"
         self.body = octets
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    body: bytes
+    spoken: str
+    clock_s: float | None
+
+
+def _spoken(answer: httpx.Response) -> str:
+    stream = answer.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    return f"{answer.http_version}, {tls.version() if tls is not None else 'without TLS'}"
+
+
+def _clock_s(answer: httpx.Response) -> float | None:
+    """The header Date (RFC 9110 §6.6.1), in whole seconds."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 async def _read(base: str, answer: httpx.Response) -> bytes:

@@ -70,8 +70,8 @@ class MasterClient(Client):
         ping_s: float,
     ) -> None:
         super().__init__()
-        self._servers = _servers(credentials.urls)
-        self._tls = _tls_context(credentials.ca_pem)
+        self._servers = servers(credentials.urls)
+        self._tls = tls_context(credentials.ca_pem)
         self._key = _key_pair(credentials.seed)
         self._credentials = credentials
         self._on_subject = on_subject
@@ -322,9 +322,9 @@ def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> floa
     return uniform(0, min(_SLOWEST_RETRY_S, _FIRST_RETRY_S * growth))
 
 
-def _servers(urls: Sequence[str]) -> list[str]:
+def servers(urls: Sequence[str]) -> list[str]:
     """Check each URL and give it its port. Raises Refused."""
-    servers = []
+    found = []
     for url in urls:
         try:
             parts = urlsplit(url)
@@ -333,17 +333,18 @@ def _servers(urls: Sequence[str]) -> list[str]:
             parts, port = urlsplit(""), 0
         if parts.scheme not in ("nats", "tls") or not parts.hostname or "@" in parts.netloc:
             raise Refused(
-                f"Guardian names {_one_line(url)!r} as a Master: "
+                f"Guardian names {one_line(url)!r} as a Master: "
                 "it must be nats://HOST:PORT or tls://HOST:PORT"
             )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        servers.append(f"{parts.scheme}://{host}:{port}")
-    if not servers:
+        found.append(f"{parts.scheme}://{host}:{port}")
+    if not found:
         raise Refused("Guardian names no Master: ask whoever runs it to set one up")
-    return servers
+    return found
 
 
-def _tls_context(ca_pem: str) -> ssl.SSLContext:
+def tls_context(ca_pem: str) -> ssl.SSLContext:
+    """Trust *ca_pem*, or what the system trusts. Raises Refused."""
     try:
         return ssl.create_default_context(cadata=ca_pem or None)
     except ssl.SSLError:
@@ -361,7 +362,7 @@ def _refusal(error: Exception) -> str:
     """Say of the Master what is final until somebody changes something; empty for the rest."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"has a certificate that is not trusted ({_one_line(error.verify_message)}): "
+            f"has a certificate that is not trusted ({one_line(error.verify_message)}): "
             "correct it, or the CA that Guardian hands out"
         )
     if isinstance(error, _NoTlsError):
@@ -374,10 +375,10 @@ def _refusal(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return _one_line(str(error).removeprefix("nats: ")) or type(error).__name__
+    return one_line(str(error).removeprefix("nats: ")) or type(error).__name__
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Foreign text as at most 200 printable characters."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(printable.split())[:200]

@@ -14,9 +14,11 @@ from conflux.api import (
     ControlChannel,
     ControlCredentials,
     ControlDriver,
+    ServerCheck,
     Settings,
     UsageError,
 )
+from conflux_control_nats import greeting
 from conflux_control_nats.client import MasterClient
 
 _DEFAULT_PING_S = 4.0
@@ -45,6 +47,9 @@ class NatsControlDriver(ControlDriver):
         channel = NatsChannel(on_message, on_connected, ping_s=self._ping_s)
         await channel.renew(credentials)
         return channel
+
+    async def check(self, url: str, *, ca_pem: str = "") -> ServerCheck:
+        return await greeting.check(url, ca_pem)
 
 
 @dataclass(slots=True)
