@@ -32,27 +32,31 @@ def check(towards: Endpoint | None, servers: Sequence[Endpoint]) -> Iterator[Fin
         yield unknown("mtu", f"not looked at on {sys.platform}", "")
         return
     route = route_mtu(towards) if towards is not None else None
-    through = next((size for s in servers if (size := largest(s)) is not None), None)
-    if route is None and through is None:
+    measured = [(size, server) for server in servers if (size := largest(server)) is not None]
+    if measured:
+        through, server = measured[0]
+        # What ICMP told the system meanwhile is known by now.
+        yield _measured(through, route_mtu(server) or USUAL_BYTES)
+    elif route is None:
         yield unknown("mtu", "no host of the underlay is known or can be reached", "")
-        return
-    what = ", ".join(
-        [
-            *([f"{route} bytes on the route"] if route is not None else []),
-            *([f"{through} bytes get through"] if through is not None else []),
-        ]
-    )
-    least = min(size for size in (route, through) if size is not None)
-    if least < MIN_BYTES:
-        yield fail("mtu", what, f"raise the MTU of the link to {MIN_BYTES} or more")
-    elif route is not None and through is not None and through < min(route, USUAL_BYTES):
-        yield warn(
-            "mtu",
-            f"{what}: a black hole for larger ones",
-            f"set the MTU of the interface to {through}; tethers find it out by themselves",
-        )
+    elif route < MIN_BYTES:
+        yield fail("mtu", f"{route} bytes on the route", TOO_SMALL)
     else:
-        yield ok("mtu", what)
+        yield ok("mtu", f"{route} bytes on the route")
+
+
+TOO_SMALL = f"raise the MTU of the link to {MIN_BYTES} or more"
+
+
+def _measured(through: int, known: int) -> Finding:
+    what = f"{through} bytes get through"
+    if through < min(known, USUAL_BYTES):
+        return warn(
+            "mtu",
+            f"{what}, larger ones vanish without a word: a black hole",
+            "let ICMP through the firewalls on the way; tethers measure it by themselves",
+        )
+    return ok("mtu", what)
 
 
 def route_mtu(towards: Endpoint) -> int | None:
