@@ -268,7 +268,7 @@ class Sessions(Mapping[NodeId, Session]):
         session.rekeying = self._timers.at(when, lambda now: self.rekey(session, now))
 
     def _rekey_soon(self, session: Session, now: float) -> None:
-        """Its key is worn: begin before its age would, unless that is so near, or tried just now."""
+        """Its key is worn: begin sooner than by age, unless that is near, or was tried just now."""
         due = session.rekeying
         if due is not None and due.when > now + REKEY_RETRY_S:
             due.cancel()
