@@ -6,10 +6,10 @@ BIN   := $(VENV)/bin
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo test test-all lint types bench fuzz lock clean
+.PHONY: help env demo test test-all lint types bench bench-micro fuzz lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 env: $(VENV)/.ready ## Make the environment with every plugin of the workspace
 
@@ -37,7 +37,12 @@ lint: env
 types: env
 	@$(BIN)/mypy
 
-bench: env ## Micro-benchmarks of the contracts
+bench: env ## Beside other overlays, then bench-micro: ROUNDS=n, ONLY=name,name, QUICK=1
+	@tools/need bench
+	@ROUNDS="$(ROUNDS)" ONLY="$(ONLY)" QUICK="$(QUICK)" $(BIN)/python -m benches.compare
+	@$(if $(ONLY)$(QUICK),:,$(MAKE) -s bench-micro)
+
+bench-micro: env ## Micro-benchmarks of the contracts
 	@for b in benches/bench_*.py; do $(BIN)/python $$b || exit 1; done
 
 fuzz: env ## Fuzz every parser for MINUTES=n in all, or TARGET=name alone

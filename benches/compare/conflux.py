@@ -1,0 +1,163 @@
+"""VeilNet Conflux as users start it: a Guardian with its Master, and a node on each host.
+
+Guardian runs at the underlay's middle: on the near host, or on the bridge where there are relays.
+The accounts are made once for a run of the benchmark and copied for each start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benches.compare.products import START_S, Tunnel, await_words, start_program
+from benches.compare.worlds import Underlay
+from conflux.api import UsageError
+from conflux.lab import LabError, Process, until
+from conflux.runtime import localapi
+
+PORT = 8000
+USER = "bench@example.org"
+PLANE = "bench"
+NETWORK = "10.99.0.0/24"
+SETTLED_S = 20.0
+REST_S = 10.0
+
+
+@dataclass(slots=True)
+class Conflux:
+    """One tether kind and one level of packet authentication; all else by default."""
+
+    name: str
+    label: str
+    tether: str
+    packet_auth: str
+    accounts: Path
+    """Where the accounts of this run are, or will be."""
+
+    def prepare(self) -> str:
+        if not self.accounts.exists():
+            _make_accounts(self.accounts)
+        return _line(["git", "describe", "--always", "--dirty"]) or _line(
+            [_command("veilnet-conflux"), "--version"]
+        )
+
+    def start(self, underlay: Underlay, folder: Path) -> Tunnel:
+        guardian = self._start_guardian(underlay, folder)
+        url = f"http://{underlay.middle.address}:{PORT}"
+        variables = {
+            "VEILNET_REGISTRATION_TOKEN": (self.accounts / "token").read_text(),
+            "VEILNET_PLUGIN_TETHER": self.tether,
+            "VEILNET_PACKET_AUTH": self.packet_auth,
+        }
+        nodes, folders = [], []
+        for number, host in enumerate(underlay.hosts):
+            folders.append(folder / f"node{number}")
+            argv = [
+                *(_command("veilnet-conflux"), "register", "--foreground", "--wait", "60"),
+                *("--guardian", url, "--tag", f"node{number}", "--config-dir", str(folders[-1])),
+            ]
+            log = folder / f"node{number}.log"
+            nodes.append(start_program(host, argv, log, variables))
+        for node, at in zip(nodes, folders, strict=True):
+            until(lambda n=node, f=at: _is_running(n, f), deadline_s=START_S, what=f"{at}.log")
+        near, far = (_address(folders[0]), _address(folders[-1]))
+        names = [localapi.call(at / "api.sock", "info")["node_id"] for at in folders]
+        check = _Way(folders, (near, far), names, self)
+        return Tunnel(near, far, nodes, [guardian], check.wait)
+
+    def _start_guardian(self, underlay: Underlay, folder: Path) -> Process:
+        data, log = folder / "guardian", folder / "guardian.log"
+        shutil.copytree(self.accounts / "guardian", data)
+        listen = f"{underlay.middle.address}:{PORT}"
+        argv = [_command("veilnet-guardian"), "serve", "--data-dir", str(data), "--listen", listen]
+        guardian = start_program(underlay.middle, argv, log)
+        await_words("Guardian listens", guardian, log)
+        return guardian
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What both ends have to agree that packets take."""
+
+    folders: list[Path]
+    addresses: tuple[str, str]
+    names: list[str]
+    product: Conflux
+
+    def wait(self) -> None:
+        """Wait until both ends use the wanted tether, over every host in turn. Raises LabError."""
+        until(self._is_taken, deadline_s=SETTLED_S, what=f"packets to go by {self.product.name}")
+
+    def _is_taken(self) -> bool:
+        ways = ((0, self.addresses[1], self.names), (-1, self.addresses[0], self.names[::-1]))
+        return all(self._is_right(*way) for way in ways)
+
+    def _is_right(self, end: int, towards: str, wanted: list[str]) -> bool:
+        for peer in localapi.call(self.folders[end] / "api.sock", "status")["peers"]:
+            if peer["address"] == towards:
+                used: Any = (peer["path"], peer["tether"], peer["packet_auth"])
+                return bool(used == (wanted, self.product.tether, self.product.packet_auth))
+        return False
+
+
+def products(accounts: Path) -> list[Conflux]:
+    """Both tethers at each level of packet authentication; the default level has the plain name."""
+    return [
+        Conflux(
+            name=f"conflux-{tether}" + (f"-{level}" if level != "checkpoint" else ""),
+            label=f"conflux, {title}, {level}",
+            tether=tether,
+            packet_auth=level,
+            accounts=accounts,
+        )
+        for tether, title in (("udp", "UDP"), ("webrtc", "WebRTC"))
+        for level in ("checkpoint", "handshake", "strict")
+    ]
+
+
+def _make_accounts(folder: Path) -> None:
+    """A user, a plane and a registration token that lasts a day."""
+    folder.mkdir(parents=True)
+    data = ["--data-dir", str(folder / "guardian")]
+
+    def guardian(*words: str, secret: str = "") -> str:
+        argv = [_command("veilnet-guardian"), *words, *data]
+        done = subprocess.run(argv, input=secret, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"veilnet-guardian {words[0]} {words[1]}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    guardian("user", "add", USER, "--password-stdin", secret=os.urandom(16).hex() + "\n")
+    guardian("plane", "create", PLANE, NETWORK)
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(guardian("token", "create", "--user", USER, "--plane", PLANE))
+
+
+def _is_running(node: Process, folder: Path) -> bool:
+    if node.poll() is not None:
+        raise LabError(f"{folder.name} ended: {folder.with_suffix('.log').read_text()[-600:]}")
+    try:
+        return bool(localapi.call(folder / "api.sock", "status")["state"] == "running")
+    except UsageError:
+        return False
+
+
+def _address(folder: Path) -> str:
+    address: str = localapi.call(folder / "api.sock", "info")["address"]
+    return address.partition("/")[0]
+
+
+def _command(name: str) -> str:
+    """The command of this environment, so that no other one on PATH is taken."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _line(argv: list[str]) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
