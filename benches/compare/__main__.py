@@ -55,7 +55,10 @@ def main() -> int:
 def _measure(load: str) -> int:
     quick = bool(os.environ.get("QUICK"))
     only = {name for name in os.environ.get("ONLY", "").split(",") if name}
-    rounds = int(os.environ.get("ROUNDS") or (1 if quick else WHOLE_ROUNDS))
+    wanted = os.environ.get("ROUNDS") or ("1" if quick else str(WHOLE_ROUNDS))
+    if not wanted.isdecimal() or not (rounds := int(wanted)):
+        print(f"ROUNDS: a number from 1 on, not {wanted!r}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-accounts-") as folder:
         rows = run.rows(Path(folder) / "accounts")
         if unknown := only - {row.name for row in rows}:

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benches.compare.products import START_S, Tunnel, await_words, start_program
+from benches.compare.products import Tunnel, await_sign, await_words, start_program
 from benches.compare.worlds import Underlay
 from conflux.api import UsageError
 from conflux.lab import LabError, Process, until
@@ -25,7 +26,6 @@ USER = "bench@example.org"
 PLANE = "bench"
 NETWORK = "10.99.0.0/24"
 SETTLED_S = 20.0
-REST_S = 10.0
 
 
 @dataclass(slots=True)
@@ -64,11 +64,11 @@ class Conflux:
             log = folder / f"node{number}.log"
             nodes.append(start_program(host, argv, log, variables))
         for node, at in zip(nodes, folders, strict=True):
-            until(lambda n=node, f=at: _is_running(n, f), deadline_s=START_S, what=f"{at}.log")
-        near, far = (_address(folders[0]), _address(folders[-1]))
-        names = [localapi.call(at / "api.sock", "info")["node_id"] for at in folders]
-        check = _Way(folders, (near, far), names, self)
-        return Tunnel(near, far, nodes, [guardian], check.wait)
+            await_sign(partial(_is_running, at), "to run", node, at.with_suffix(".log"))
+        known = [_ask(at, "info") for at in folders]
+        near, far = (known[end]["address"].partition("/")[0] for end in (0, -1))
+        way = _Way(folders, (near, far), [info["node_id"] for info in known], self)
+        return Tunnel(near, far, nodes, [guardian], way.wait)
 
     def _start_guardian(self, underlay: Underlay, folder: Path) -> Process:
         data, log = folder / "guardian", folder / "guardian.log"
@@ -98,9 +98,9 @@ class _Way:
         return all(self._is_right(*way) for way in ways)
 
     def _is_right(self, end: int, towards: str, wanted: list[str]) -> bool:
-        for peer in localapi.call(self.folders[end] / "api.sock", "status")["peers"]:
+        for peer in _ask(self.folders[end], "status").get("peers", ()):
             if peer["address"] == towards:
-                used: Any = (peer["path"], peer["tether"], peer["packet_auth"])
+                used = (peer["path"], peer["tether"], peer["packet_auth"])
                 return bool(used == (wanted, self.product.tether, self.product.packet_auth))
         return False
 
@@ -139,18 +139,17 @@ def _make_accounts(folder: Path) -> None:
     token.write_text(guardian("token", "create", "--user", USER, "--plane", PLANE))
 
 
-def _is_running(node: Process, folder: Path) -> bool:
-    if node.poll() is not None:
-        raise LabError(f"{folder.name} ended: {folder.with_suffix('.log').read_text()[-600:]}")
+def _is_running(folder: Path) -> bool:
+    return bool(_ask(folder, "status").get("state") == "running" and _ask(folder, "info"))
+
+
+def _ask(folder: Path, verb: str) -> dict[str, Any]:
+    """What the node says by its socket; empty while it does not answer."""
     try:
-        return bool(localapi.call(folder / "api.sock", "status")["state"] == "running")
+        answer: dict[str, Any] = localapi.call(folder / "api.sock", verb)
     except UsageError:
-        return False
-
-
-def _address(folder: Path) -> str:
-    address: str = localapi.call(folder / "api.sock", "info")["address"]
-    return address.partition("/")[0]
+        return {}
+    return answer
 
 
 def _command(name: str) -> str:

@@ -7,18 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benches.compare import meters, worlds
 from benches.compare.channel import RawChannel
-from benches.compare.conflux import Conflux
 from benches.compare.figures import LOSSES, loss_key
 from benches.compare.loads import Line
 from benches.compare.products import Product, Tunnel
-from benches.compare.worlds import Underlay
-from conflux.lab import World
+from conflux.lab import LabError, World
 
 FLOWS = 8
 COLD_GAP_MS = 20
@@ -27,7 +26,12 @@ LOADED_GAP_US = 1_000
 SMALL_BYTES, LARGE_BYTES = 64, 1_200
 HELPS = 5
 
+LOSSY = ("wireguard-go", "nebula", "conflux-udp", "conflux-webrtc")
+"""Who is measured at rest and on a cable that loses, too."""
+RELAYED = ("conflux-udp", "conflux-webrtc")
+
 Figures = dict[str, float]
+Measuring = Generator[Figures, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ class Job:
 
     product: Product
     kind: str
-    run: Callable[[], Figures]
-    """Returns figures by their key. Raises LabError."""
+    run: Callable[[], Measuring]
+    """Yields figures by their key as they are measured; those stand if it then raises LabError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +74,37 @@ class Bench:
             yield Job(product, "channel", lambda: self._channel(product))
             return
         yield Job(product, "whole", lambda: self._whole(product))
-        if product.name in ("wireguard-go", "nebula", "conflux-udp", "conflux-webrtc"):
+        if product.name in LOSSY:
             yield Job(product, "loss", lambda: self._loss(product))
             yield Job(product, "rest", lambda: self._rest(product))
-        if product.name in ("conflux-udp", "conflux-webrtc"):
+        if product.name in RELAYED:
             yield Job(product, "one relay", lambda: self._relayed(product, 1))
             yield Job(product, "two relays", lambda: self._relayed(product, 2))
-        if isinstance(product, Conflux) and product.name == "conflux-udp":
+        if product.name == "conflux-udp":
             yield Job(product, "help", _help)
 
-    def _whole(self, product: Product) -> Figures:
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
-            underlay, folder = worlds.pair(world), Path(name)
-            tunnel = product.start(underlay, folder)
-            line = Line(self.load, underlay, tunnel, folder)
+    def _whole(self, product: Product) -> Measuring:
+        with self._line(product) as line:
+            tunnel = line.tunnel
             cold = self._begin(line)
-            figures = {"cold": cold["first_ms"], "cold_lost": cold["lost"]}
+            yield {"cold": cold["first_ms"], "cold_lost": cold["lost"]}
             if tunnel.nodes:
-                figures["memory"] = _memory(tunnel)
-            figures |= self._delays(line) | self._streams(line) | self._datagrams(line)
+                yield {"memory": _memory(tunnel)}
+            yield self._idle(line)
+            yield self._loaded(line)
+            yield from self._streams(line)
+            yield from self._datagrams(line)
             if tunnel.nodes:
-                figures["memory_loaded"] = _memory(tunnel)
+                yield {"memory_loaded": _memory(tunnel)}
             tunnel.settle()  # still the way that was to be measured
-            return figures
+
+    @contextmanager
+    def _line(self, product: Product, *, relays: int = 0) -> Iterator[Line]:
+        """A tunnel on a world of its own, and the load generator at its ends."""
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
+            underlay = worlds.chain(world, relays) if relays else worlds.pair(world)
+            folder = Path(name)
+            yield Line(self.load, underlay, product.start(underlay, folder), folder)
 
     def _begin(self, line: Line) -> Figures:
         """The first packet, and then the way that is to be measured."""
@@ -100,87 +112,77 @@ class Bench:
         line.tunnel.settle()
         return cold
 
-    def _delays(self, line: Line) -> Figures:
-        idle = line.echo(count=self.pace.echoes, seconds=self.pace.tcp_s)
+    def _idle(self, line: Line) -> Figures:
+        heard = line.echo(count=self.pace.echoes, seconds=self.pace.tcp_s)
+        return {"rtt_p50": heard["p50_us"], "rtt_p99": heard["p99_us"]}
+
+    def _loaded(self, line: Line) -> Figures:
         lasts = self.pace.warm_s + self.pace.tcp_s
-        heard = line.start_echo(gap_us=LOADED_GAP_US, seconds=lasts)
-        line.tcp(warm_s=self.pace.warm_s, seconds=self.pace.tcp_s)
-        loaded = heard()
+        hear = line.start_echo(gap_us=LOADED_GAP_US, seconds=lasts)
+        self._tcp(line)
+        heard = hear()
         return {
-            "rtt_p50": idle["p50_us"],
-            "rtt_p99": idle["p99_us"],
-            "loaded_p50": loaded["p50_us"],
-            "loaded_p99": loaded["p99_us"],
-            "loaded_lost": loaded["lost"] / loaded["sent"] * 100,
+            "loaded_p50": heard["p50_us"],
+            "loaded_p99": heard["p99_us"],
+            "loaded_lost": heard["lost"] / heard["sent"] * 100,
         }
 
-    def _streams(self, line: Line) -> Figures:
-        figures = {}
-        times = {"warm_s": self.pace.warm_s, "seconds": self.pace.tcp_s}
+    def _tcp(self, line: Line, *, flows: int = 1, back: bool = False) -> Figures:
+        pace = self.pace
+        return line.tcp(flows=flows, back=back, warm_s=pace.warm_s, seconds=pace.tcp_s)
+
+    def _streams(self, line: Line) -> Measuring:
         processes = line.tunnel.processes
         cpu_s, machine_s = meters.cpu_s(processes), meters.machine_cpu_s()
-        there = line.tcp(**times)
+        there = self._tcp(line)
         gigabytes = there["bytes"] / 1e9
-        figures["machine_cpu"] = (meters.machine_cpu_s() - machine_s) / gigabytes
+        yield {"machine_cpu": (meters.machine_cpu_s() - machine_s) / gigabytes}
         if processes:
-            figures["cpu"] = (meters.cpu_s(processes) - cpu_s) / gigabytes
-        figures["tcp1_there"] = there["mbit"]
-        figures["tcp1_back"] = line.tcp(back=True, **times)["mbit"]
-        figures["tcp8_there"] = line.tcp(flows=FLOWS, **times)["mbit"]
-        figures["tcp8_back"] = line.tcp(flows=FLOWS, back=True, **times)["mbit"]
-        return figures
+            yield {"cpu": (meters.cpu_s(processes) - cpu_s) / gigabytes}
+        yield {"tcp1_there": there["mbit"]}
+        yield {"tcp1_back": self._tcp(line, back=True)["mbit"]}
+        yield {"tcp8_there": self._tcp(line, flows=FLOWS)["mbit"]}
+        yield {"tcp8_back": self._tcp(line, flows=FLOWS, back=True)["mbit"]}
 
-    def _datagrams(self, line: Line) -> Figures:
-        figures = {}
+    def _datagrams(self, line: Line) -> Measuring:
         for size in (SMALL_BYTES, LARGE_BYTES):
             took = line.udp(size, self.pace.udp_s)
-            figures[f"udp{size}"] = took["pps"] / 1e3
-            figures[f"udp{size}_sent"] = took["sent"] / self.pace.udp_s / 1e3
-        return figures
-
-    def _loss(self, product: Product) -> Figures:
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
-            underlay, folder = worlds.pair(world), Path(name)
-            worlds.make_lossy(underlay)
-            line = Line(self.load, underlay, product.start(underlay, folder), folder)
-            self._begin(line)
-            figures = {}
-            for share in LOSSES:
-                worlds.lose(underlay, share)
-                took = line.tcp(warm_s=self.pace.loss_warm_s, seconds=self.pace.loss_s)
-                figures[loss_key(share)] = took["mbit"]
-            return figures
-
-    def _rest(self, product: Product) -> Figures:
-        """Nodes that have just started and that nobody uses."""
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
-            tunnel = product.start(worlds.pair(world), Path(name))
-            time.sleep(1.0)  # what is left of the start
-            cpu_s, began = meters.cpu_s(tunnel.nodes), time.perf_counter()
-            time.sleep(self.pace.rest_s)
-            took = (meters.cpu_s(tunnel.nodes) - cpu_s) / len(tunnel.nodes)
-            share = took / (time.perf_counter() - began)
-            return {"rest_memory": _memory(tunnel), "rest_cpu": share * 100}
-
-    def _relayed(self, product: Product, relays: int) -> Figures:
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
-            underlay, folder = worlds.chain(world, relays), Path(name)
-            line = Line(self.load, underlay, product.start(underlay, folder), folder)
-            cold = self._begin(line)
-            idle = line.echo(count=self.pace.echoes, seconds=self.pace.tcp_s)
-            took = line.tcp(warm_s=self.pace.warm_s, seconds=self.pace.tcp_s)
-            line.tunnel.settle()
-            return {
-                f"relay{relays}": took["mbit"],
-                f"relay{relays}_rtt": idle["p50_us"],
-                f"relay{relays}_cold": cold["first_ms"],
+            yield {
+                f"udp{size}": took["pps"] / 1e3,
+                f"udp{size}_sent": took["sent"] / self.pace.udp_s / 1e3,
             }
 
-    def _channel(self, product: RawChannel) -> Figures:
+    def _loss(self, product: Product) -> Measuring:
+        with self._line(product) as line:
+            worlds.make_lossy(line.underlay)
+            self._begin(line)
+            for share in LOSSES:
+                worlds.lose(line.underlay, share)
+                took = line.tcp(warm_s=self.pace.loss_warm_s, seconds=self.pace.loss_s)
+                yield {loss_key(share): took["mbit"]}
+
+    def _rest(self, product: Product) -> Measuring:
+        """Nodes that have just started and that nobody uses."""
+        with self._line(product) as line:
+            nodes = line.tunnel.nodes
+            time.sleep(1.0)  # what is left of the start
+            cpu_s, began = meters.cpu_s(nodes), time.perf_counter()
+            time.sleep(self.pace.rest_s)
+            share = (meters.cpu_s(nodes) - cpu_s) / len(nodes) / (time.perf_counter() - began)
+            yield {"rest_memory": _memory(line.tunnel), "rest_cpu": share * 100}
+
+    def _relayed(self, product: Product, relays: int) -> Measuring:
+        with self._line(product, relays=relays) as line:
+            yield {f"relay{relays}_cold": self._begin(line)["first_ms"]}
+            yield {f"relay{relays}_rtt": self._idle(line)["rtt_p50"]}
+            mbit = self._tcp(line)["mbit"]
+            line.tunnel.settle()  # still over all relays
+            yield {f"relay{relays}": mbit}
+
+    def _channel(self, product: RawChannel) -> Measuring:
         with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
-            underlay: Underlay = worlds.pair(world)
-            mbit = product.measure(underlay, Path(name), self.pace.warm_s, self.pace.tcp_s)
-            return {"channel": mbit}
+            times = (self.pace.warm_s, self.pace.tcp_s)
+            yield {"channel": product.measure(worlds.pair(world), Path(name), *times)}
 
 
 PREFIX = "veilnet-bench-"
@@ -191,12 +193,14 @@ def _memory(tunnel: Tunnel) -> float:
     return meters.resident_mb(tunnel.nodes) / len(tunnel.nodes)
 
 
-def _help() -> Figures:
+def _help() -> Measuring:
     """How long `veilnet-conflux --help` takes, in ms: the median of some."""
     argv = [str(Path(sys.executable).with_name("veilnet-conflux")), "--help"]
     times = []
     for _ in range(HELPS):
         began = time.perf_counter()
-        subprocess.run(argv, check=True, capture_output=True)
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise LabError(f"--help: {done.stderr}")
         times.append(time.perf_counter() - began)
-    return {"help": statistics.median(times) * 1e3}
+    yield {"help": statistics.median(times) * 1e3}

@@ -38,7 +38,9 @@ enum {
     MAX_DATAGRAM = 9000,
     MAX_NUMBER = 1 << 26,
     SOCKET_BYTES = 8 << 20,
-    STALLED_S = 20, /* of a socket: then the load fails */
+    STALLED_S = 20, /* nothing moves for so long: the load fails */
+    DRAINED_S = 60, /* what a sender has given to its kernel must be with the receiver by then */
+    UNSENT_BYTES = 512 * 1024, /* in the sender's kernel, so that little is left when time is up */
     SILENT_S = 1, /* after that nothing more is waited for */
     MAX_ECHOES = 100000,
 };
@@ -154,13 +156,15 @@ static unsigned long long taken_so_far(int count)
 static void tcp_give(int count, double seconds)
 {
     pthread_t threads[MAX_FLOWS];
+    int unsent = UNSENT_BYTES;
     double began = now();
     for (int i = 0; i < count; i++) {
         flows[i].fd = socket(AF_INET, SOCK_STREAM, 0);
         if (flows[i].fd < 0 || connect(flows[i].fd, (struct sockaddr *)&target, sizeof target))
             die("connect");
         set_timeout(flows[i].fd, SO_SNDTIMEO, STALLED_S);
-        set_timeout(flows[i].fd, SO_RCVTIMEO, STALLED_S);
+        set_timeout(flows[i].fd, SO_RCVTIMEO, DRAINED_S);
+        setsockopt(flows[i].fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     }
     for (int i = 0; i < count; i++) {
         flows[i].until = now() + seconds;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from benches.compare import conflux, machine
@@ -59,14 +60,20 @@ def measure(
 
 def _run(results: Results, job: Job) -> None:
     number, began = len(results.rounds), time.perf_counter()
+    figures = results.rounds[-1].setdefault(job.product.name, {})
+    fresh: list[str] = []
     try:
-        figures = job.run()
+        # Closed at once whatever ends it, Ctrl-C too: a world hangs on it.
+        with closing(job.run()) as measuring:
+            for measured in measuring:
+                figures.update(measured)
+                fresh += (f"{key} {value:,.6g}" for key, value in measured.items())
     except LabError as error:
         reason = " ".join(str(error).split())[:400]
         results.failures.append(Failure(number, job.product.name, job.kind, reason))
-        told = f"FAILED: {reason}"
-    else:
-        results.rounds[-1].setdefault(job.product.name, {}).update(figures)
-        told = ", ".join(f"{key} {value:,.6g}" for key, value in figures.items())
+        fresh.append(f"FAILED: {reason}")
     took = time.perf_counter() - began
-    print(f"round {number}, {job.product.name}, {job.kind}, {took:.0f} s: {told}", flush=True)
+    print(
+        f"round {number}, {job.product.name}, {job.kind}, {took:.0f} s: {', '.join(fresh)}",
+        flush=True,
+    )
