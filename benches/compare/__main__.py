@@ -28,6 +28,10 @@ from conflux.lab import missing
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/performance.md"
 PARTIAL = ROOT / "build/bench/results"
+LINKS = (
+    "![Throughput, delay and CPU of all products](performance.svg)\n\n"
+    "Every figure of every round: [performance.json](performance.json)."
+)
 WHOLE_ROUNDS = 5
 
 
@@ -87,7 +91,7 @@ def _measure(load: str) -> int:
 
 def publish(results: Results) -> None:
     """Write the page's middle, its picture and the figures."""
-    PAGE.write_text(put_into(PAGE.read_text(), render(results)))
+    PAGE.write_text(put_into(PAGE.read_text(), f"{LINKS}\n\n{render(results)}"))
     PAGE.with_suffix(".json").write_text(results.to_json())
     PAGE.with_suffix(".svg").write_text(draw(results))
     print(f"written to {PAGE.relative_to(ROOT)}, .json and .svg")

@@ -23,7 +23,7 @@ WIDTH = 1_040
 MARGIN = 20
 HEAD = 58
 """Above the panels: title and date."""
-TITLE = 36
+TITLE = 42
 """Above the bars of a panel."""
 BAR, STEP = 14, 22
 LABELS = 186
