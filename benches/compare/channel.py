@@ -1,8 +1,8 @@
 """One raw data channel of the library that the WebRTC tether builds on, between the two hosts.
 
 Nothing of VeilNet: `RTCPeerConnection` of aiortc with one channel as it is by default, ordered and
-reliable, which was the faster kind; messages of the size that superframes have. The sender keeps the
-channel's queue full; the receiver compares every byte. Each end is this file as a program:
+reliable, which was the faster kind; messages of the size that superframes have. The sender keeps
+the channel's queue full; the receiver compares every byte. Each end is this file as a program:
 
     python -m benches.compare.channel offer|answer WARM_S SECONDS
 """

@@ -125,12 +125,14 @@ def _line(bar: Bar, y: int, scale: float, digits: int) -> Iterator[str]:
 
 def _ceiling(value: float) -> float:
     """The next number above that divides by four well."""
-    if value <= 0:
-        return 4.0
-    unit = 10.0 ** floor(log10(value))
+    unit = 10.0 ** floor(log10(max(value, LEAST)))
     return next(
-        step * unit for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if step * unit >= value
+        (n * unit for n in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8) if n * unit >= value), 10 * unit
     )
+
+
+LEAST = 0.001
+"""The end of an axis at least."""
 
 
 def _text(

@@ -95,28 +95,46 @@ def _fetch(folder: Path, package: str, *, trixie: bool) -> None:
 def _trixie_options() -> list[str]:
     """Options that make apt see trixie, in lists of our own, fetched now if they are not there."""
     folder = (BUILD / TRIXIE).resolve()
-    sources = folder / "trixie.sources"
+    parts, lists = folder / "sources", folder / "lists"
     options = [
-        *("-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"),
-        *("-o", f"Dir::State::lists={folder / 'lists'}"),
+        *("-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={parts}"),
+        *("-o", f"Dir::State::lists={lists}"),
         *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
     ]
-    if not sources.exists():
-        (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
-        partial = sources.with_suffix(".partial.sources")
-        partial.write_text(_trixie_sources())
-        first = [option.replace(str(sources), str(partial)) for option in options]
-        _run(["apt-get", *first, "-q", "update"])
-        partial.rename(sources)
+    if not (folder / "fetched").exists():
+        parts.mkdir(parents=True, exist_ok=True)
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        if not _write_trixie_sources(parts):
+            raise Missing("no sources of Debian's archive in /etc/apt to take trixie from")
+        _run(["apt-get", *options, "-q", "update"])
+        (folder / "fetched").touch()
     return options
 
 
-def _trixie_sources() -> str:
-    own = Path("/etc/apt/sources.list.d").glob("*.sources")
-    texts = [text for file in own if (text := file.read_text()) and "debian" in text.lower()]
-    if not texts:
-        raise Missing("no Debian package sources in /etc/apt/sources.list.d/*.sources")
-    return "\n\n".join(texts).replace(_codename(), TRIXIE)
+def _write_trixie_sources(parts: Path) -> bool:
+    """Write what the system's own sources become; return whether that is anything."""
+    own = [Path("/etc/apt/sources.list")]
+    own += [*Path("/etc/apt/sources.list.d").glob("*.*")]
+    for file in own:
+        if file.suffix in (".list", ".sources") and file.exists():
+            text = to_trixie(file.read_text(), _codename())
+            (parts / file.name).write_text(text)
+    return any(file.stat().st_size for file in parts.iterdir())
+
+
+def to_trixie(sources: str, codename: str) -> str:
+    """What apt's *sources* say of Debian's own archive, with trixie in place of *codename*.
+
+    Stanzas (deb822) or lines, as sources.list(5) has them; those of other archives are left out.
+    """
+    stanzas = re.split(r"\n\s*\n", sources.strip())
+    if not re.search(r"^URIs:", sources, re.MULTILINE):
+        stanzas = [line for line in sources.splitlines() if line.startswith("deb ")]
+    kept = [s for s in stanzas if re.search(DEBIANS_OWN, s) and codename in s]
+    return "\n\n".join(f"{stanza.replace(codename, TRIXIE)}\n" for stanza in kept)
+
+
+DEBIANS_OWN = re.compile(r"://\S+/debian(-security)?/?(\s|$)")
 
 
 def _is_older_than_trixie() -> bool:
