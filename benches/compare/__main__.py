@@ -33,6 +33,7 @@ LINKS = (
     "Every figure of every round: [performance.json](performance.json)."
 )
 WHOLE_ROUNDS = 5
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
@@ -53,7 +54,10 @@ def main() -> int:
     except programs.Missing as reason:
         print(reason, file=sys.stderr)
         return 3
-    return _measure(load)
+    try:
+        return _measure(load)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _measure(load: str) -> int:
@@ -71,22 +75,31 @@ def _measure(load: str) -> int:
             return 2
         chosen = [row for row in rows if not only or row.name in only]
         results = run.start(chosen, "quick" if quick else "whole")
-        is_whole = False
+        is_whole, code = False, 0
         try:
             run.measure(results, chosen, load, QUICK if quick else Pace(), rounds)
             is_whole = not quick and not only and rounds >= WHOLE_ROUNDS
         except KeyboardInterrupt:
             print("interrupted: what was measured until now", flush=True)
+            code = INTERRUPTED
     print(render(results))
     if is_whole:
         publish(results)
     else:
-        PARTIAL.mkdir(parents=True, exist_ok=True)
-        (PARTIAL / "results.json").write_text(results.to_json())
-        (PARTIAL / "results.svg").write_text(draw(results))
-        (PARTIAL / "results.md").write_text(render(results))
-        print(f"written to {PARTIAL.relative_to(ROOT)}/; docs/performance.md stays as it was")
-    return 1 if results.failures else 0
+        put_aside(results)
+    return code or (1 if results.failures else 0)
+
+
+def put_aside(results: Results) -> None:
+    """Write what is not for the page."""
+    PARTIAL.mkdir(parents=True, exist_ok=True)
+    for suffix, text in (
+        ("json", results.to_json()),
+        ("svg", draw(results)),
+        ("md", render(results)),
+    ):
+        (PARTIAL / f"results.{suffix}").write_text(text)
+    print(f"written to {PARTIAL.relative_to(ROOT)}/; docs/performance.md stays as it was")
 
 
 def publish(results: Results) -> None:
