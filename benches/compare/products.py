@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from benches.compare.worlds import Host, Underlay
 from conflux.lab import LabError, Process, until
@@ -51,11 +51,11 @@ class Product(Protocol):
 
 
 def start_program(
-    host: Host, argv: Iterable[str], log: Path, env: dict[str, str] | None = None, **more: Any
+    host: Host, argv: Iterable[str], log: Path, env: dict[str, str] | None = None
 ) -> Process:
     """Start *argv* on *host*; all that it prints goes to *log*."""
     with log.open("a") as file:
-        return host.place.popen(list(argv), env=env, stdout=file, stderr=file, **more)
+        return host.place.popen(list(argv), env=env, stdout=file, stderr=file)
 
 
 def await_device(host: Host, device: str, process: Process, log: Path) -> None:
@@ -73,6 +73,7 @@ def await_words(words: str, process: Process, log: Path) -> None:
 
 
 def await_sign(sign: Callable[[], bool], what: str, process: Process, log: Path) -> None:
+    """Wait until *sign* is true. Raises LabError at the deadline or if *process* ends."""
     try:
         until(lambda: sign() or process.poll() is not None, deadline_s=START_S, what=what)
     except LabError as error:
