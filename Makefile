@@ -36,6 +36,7 @@ lint: env
 
 types: env
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 plugins/tun_wintun/src/conflux_tun_wintun/*.py
 
 bench: env ## Beside other overlays, then bench-micro: ROUNDS=n, ONLY=name,name, QUICK=1
 	@tools/need bench

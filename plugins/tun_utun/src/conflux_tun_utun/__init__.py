@@ -1,0 +1,1 @@
+"""TUN devices on macOS for VeilNet Conflux."""

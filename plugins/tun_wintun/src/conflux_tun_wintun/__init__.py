@@ -1,0 +1,1 @@
+"""TUN devices on Windows for VeilNet Conflux."""
