@@ -19,6 +19,9 @@ if sys.platform != "win32":
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # prctl(2)
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # mlockall(2)
+PT_DENY_ATTACH = 31  # sys/ptrace.h of macOS
+SEM_FAILCRITICALERRORS, SEM_NOGPFAULTERRORBOX = 0x1, 0x2  # errhandlingapi.h
+WER_FAULT_REPORTING_NO_HEAP = 0x1  # werapi.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ def harden() -> Hardening:
     """Forbid core dumps and lock the memory of this process, as far as the system allows.
 
     Call it before the first key is made, while there is one thread. On Linux other processes of
-    the same user cannot look into this one any more (ptrace(2), /proc/PID/mem); root can.
+    the same user cannot look into this one any more (ptrace(2), /proc/PID/mem); root can. On macOS
+    no debugger can attach. On Windows crashes are not reported, so that no dump is written; other
+    processes of the same user can look in.
     """
     missing = []
     core_dumps = memory_locked = False
@@ -52,9 +57,16 @@ def harden() -> Hardening:
     except (OSError, ValueError) as error:
         missing.append(
             f"memory is not locked ({error}): keys may reach swap; "
-            "grant CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK"
+            + _WITHOUT_LOCK.get(sys.platform, "encrypt the swap space")
         )
     return Hardening(core_dumps, memory_locked, tuple(missing))
+
+
+_WITHOUT_LOCK = {
+    "linux": "grant CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK",
+    "darwin": "macOS encrypts its swap",
+    "win32": "have Windows encrypt it: `fsutil behavior set EncryptPagingFile 1`, then restart",
+}
 
 
 def hide_argument(secret: str) -> bool:
@@ -89,12 +101,27 @@ _ARG_START, _ARG_END = 48, 49
 
 def _forbid_core_dumps() -> None:
     if sys.platform == "win32":
-        raise OSError("not on Windows")
+        _forbid_error_reports()
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     if sys.platform == "linux":
         # The limit does not hold where the kernel pipes dumps to a program (core(5)); this does.
         _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    elif sys.platform == "darwin":
+        _call("ptrace", PT_DENY_ATTACH, 0, 0, 0)
+
+
+def _forbid_error_reports() -> None:
+    """Have Windows Error Reporting not look at this process when it crashes.
+
+    If an administrator has it write dumps all the same (LocalDumps), they are without the heap,
+    where keys are.
+    """
+    kernel32 = ctypes.CDLL("kernel32")
+    kernel32.SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX)
+    if result := kernel32.WerSetFlags(WER_FAULT_REPORTING_NO_HEAP):
+        raise OSError(f"WerSetFlags: {result & 0xFFFFFFFF:#x}")
 
 
 def _lock_memory() -> None:
@@ -105,7 +132,7 @@ def _lock_memory() -> None:
     machine's own user namespace, where it lifts the limit for good.
     """
     if sys.platform != "linux":
-        raise OSError(f"not on {sys.platform}")
+        raise OSError(f"{sys.platform} has no way to lock a whole process")
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     unlimited = hard == resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard if unlimited else 0, hard))

@@ -51,7 +51,9 @@ def watching(on_break: Callable[[Break], None]) -> Iterator[Callable[[], None]]:
     """
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
-        vm_clock, kernel_log = VmClock.open(), KernelLog.open()
+        vm_clock = kernel_log = None
+        if sys.platform == "linux":
+            vm_clock, kernel_log = VmClock.open(), KernelLog.open()
         if vm_clock is not None:
             stack.callback(vm_clock.close)
         continuity = Continuity(Clocks(), vm_clock)
@@ -75,15 +77,20 @@ class Clocks:
     """Stands still while the machine sleeps, and never goes back."""
     wall = staticmethod(time.time)
 
-    def boot(self) -> float:
-        """The monotonic clock, but it goes on while the machine sleeps."""
-        return time.clock_gettime(_BOOT)
+    if sys.platform == "win32":
+        # Here the monotonic clock itself goes on: sleep is a time in which nothing ran.
+        boot = staticmethod(time.monotonic)
+    else:
+
+        def boot(self) -> float:
+            """The monotonic clock, but it goes on while the machine sleeps."""
+            return time.clock_gettime(_BOOT)
 
 
 if sys.platform == "linux":
     _BOOT = time.CLOCK_BOOTTIME
-else:
-    # Where nothing tells sleep from running, the wall clock does: it is ahead afterwards.
+elif sys.platform != "win32":
+    # That of macOS goes on while it sleeps, unlike what Python calls monotonic there (clock(3)).
     _BOOT = time.CLOCK_MONOTONIC
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from conflux.api import UsageError
 
-SYSTEM_SOCKET = Path("/run/veilnet/api.sock")
+SYSTEM_SOCKET = Path("/var/run" if sys.platform == "darwin" else "/run", "veilnet/api.sock")
 MAX_LINE_BYTES = 1 << 20
 REPLY_S = 5.0
 STOP_S = 10.0

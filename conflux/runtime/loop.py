@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -33,6 +34,26 @@ class LookingLoop(asyncio.SelectorEventLoop):
     def look_first(self, look: Callable[[], None] | None) -> None:
         """Call *look* at each wake-up, before anything else; None ends that."""
         self._looking.look = look
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call *stop* in the running loop on SIGINT and SIGTERM, on Windows on Ctrl-C and Ctrl-Break.
+
+    Windows sends the latter also when the console is closed or the user logs off, and then ends the
+    process 5 s later. Until the loop is closed.
+    """
+    loop = asyncio.get_running_loop()
+    if sys.platform != "win32":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+    else:
+
+        def told(number: int, frame: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(stop)
+
+        for number in (signal.SIGINT, signal.SIGBREAK):
+            signal.signal(number, told)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

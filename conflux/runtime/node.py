@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import random
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +44,7 @@ from conflux.runtime import status
 from conflux.runtime.continuity import Break, watching
 from conflux.runtime.drivers import Drivers, bind
 from conflux.runtime.localapi import LocalApi
+from conflux.runtime.loop import stop_on_signals
 from conflux.runtime.pump import pump
 from conflux.runtime.saved import Membership
 from conflux.runtime.throughput import Meter
@@ -100,9 +100,7 @@ class Node:
 
     async def run(self, on_running: Callable[[], None] = lambda: None) -> None:
         """Live until `stop`, SIGTERM or SIGINT. Raises UsageError with what to do."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        stop_on_signals(self.stop)
         try:
             async with asyncio.TaskGroup() as tasks:
                 life = tasks.create_task(self._live(on_running))

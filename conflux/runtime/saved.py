@@ -114,7 +114,7 @@ def _write(path: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:  # mkstemp gave mode 0600
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:  # of mode 0600
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
