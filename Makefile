@@ -29,6 +29,8 @@ test: env lint types ## Lint, types, layers and every test that this machine can
 test-all: env lint types ## The same, and a skip is a failure
 	@tools/need test-all
 	@plugins/crypto_oqs/tools/build-liboqs
+	@tools/windows make
+	@tools/macos make
 	@VEILNET_TEST_ALL=1 tools/test "" $(ARGS)
 
 lint: env
