@@ -38,7 +38,7 @@ lint: env
 
 types: env
 	@$(BIN)/mypy
-	@$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 plugins/tun_wintun/src/conflux_tun_wintun/*.py
+	@$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 plugins/tun_wintun/src/conflux_tun_wintun/*.py conflux/runtime/winpipe.py
 
 bench: env ## Beside other overlays, then bench-micro: ROUNDS=n, ONLY=name,name, QUICK=1
 	@tools/need bench

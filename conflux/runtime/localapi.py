@@ -1,4 +1,5 @@
-"""The local API: one JSON object a line over a Unix socket that only its owner can reach.
+"""The local API: one JSON object a line over a Unix socket that only its owner can reach; on
+Windows over a named pipe that stands for it.
 
 request   {"verb": "status"}            verbs: status, info, underlay, stop
 reply     {"ok": ...}  or  {"error": "one line"}
@@ -7,7 +8,6 @@ reply     {"ok": ...}  or  {"error": "one line"}
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
@@ -16,9 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from conflux.api import UsageError
+
+if sys.platform == "win32":
+    from conflux.runtime import winpipe
+else:
+    import fcntl
 
 SYSTEM_SOCKET = Path("/var/run" if sys.platform == "darwin" else "/run", "veilnet/api.sock")
 MAX_LINE_BYTES = 1 << 20
@@ -31,13 +36,17 @@ MAX_PATH_BYTES = 103
 Verb = Callable[[], object]
 
 
+class _Listening(Protocol):
+    def close(self) -> None: ...
+
+
 class LocalApi:
     """Serves verbs on a Unix socket of mode 0600. One node a folder: a second one is refused."""
 
     def __init__(self, path: Path, verbs: Mapping[str, Verb]) -> None:
         self._path = path
         self._verbs = verbs
-        self._server: asyncio.Server | None = None
+        self._server: _Listening | None = None
         self._lock: int | None = None
         self._clients = 0
 
@@ -45,6 +54,9 @@ class LocalApi:
         """Listen. Raises UsageError if another node is there or the folder cannot be written."""
         check_path(self._path)
         try:
+            if sys.platform == "win32":
+                self._server = winpipe.PipeServer(self._path, self._serve, limit=MAX_LINE_BYTES)
+                return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(self._path.parent)
             self._path.unlink(missing_ok=True)
@@ -127,12 +139,7 @@ def check_path(path: Path) -> None:
 def call(path: Path, verb: str) -> Any:
     """Ask the running node; waits REPLY_S for each piece of its answer. Raises UsageError."""
     try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(REPLY_S)
-            client.connect(str(path))
-            client.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-            with client.makefile("rb") as lines:
-                reply = json.loads(lines.readline(MAX_LINE_BYTES))
+        reply = json.loads(_ask(path, json.dumps({"verb": verb}).encode() + b"\n"))
     except (FileNotFoundError, ConnectionRefusedError):
         raise UsageError(
             f"no node runs at {path}: start one with `veilnet-conflux run`, "
@@ -150,6 +157,17 @@ def call(path: Path, verb: str) -> Any:
     raise UsageError(f"the node at {path} does not answer: restart it")
 
 
+def _ask(path: Path, request: bytes) -> bytes:
+    if sys.platform == "win32":
+        return winpipe.ask(path, request, within_s=REPLY_S, most_bytes=MAX_LINE_BYTES)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(REPLY_S)
+        client.connect(str(path))
+        client.sendall(request)
+        with client.makefile("rb") as lines:
+            return lines.readline(MAX_LINE_BYTES)
+
+
 def stop(path: Path) -> None:
     """Ask the node to stop and wait until it has closed everything. Raises UsageError."""
     call(path, "stop")
@@ -162,6 +180,8 @@ def stop(path: Path) -> None:
 
 def is_running(path: Path) -> bool:
     """Tell whether somebody listens at *path*."""
+    if sys.platform == "win32":
+        return winpipe.is_served(path, within_s=REPLY_S)
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return False
