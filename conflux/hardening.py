@@ -41,8 +41,8 @@ def harden() -> Hardening:
 
     Call it before the first key is made, while there is one thread. On Linux other processes of
     the same user cannot look into this one any more (ptrace(2), /proc/PID/mem); root can. On macOS
-    no debugger can attach. On Windows crashes are not reported, so that no dump is written; other
-    processes of the same user can look in.
+    no debugger can attach, and a process that has one already ends here. On Windows crashes are
+    not reported, so that no dump is written; other processes of the same user can look in.
     """
     missing = []
     core_dumps = memory_locked = False
@@ -113,15 +113,13 @@ def _forbid_core_dumps() -> None:
 
 
 def _forbid_error_reports() -> None:
-    """Have Windows Error Reporting not look at this process when it crashes.
-
-    If an administrator has it write dumps all the same (LocalDumps), they are without the heap,
-    where keys are.
-    """
-    kernel32 = ctypes.CDLL("kernel32")
-    kernel32.SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX)
-    if result := kernel32.WerSetFlags(WER_FAULT_REPORTING_NO_HEAP):
-        raise OSError(f"WerSetFlags: {result & 0xFFFFFFFF:#x}")
+    """Have Windows Error Reporting not look at this process when it crashes, and leave the heap,
+    where keys are, out of what it reports all the same."""
+    if sys.platform == "win32":
+        kernel32 = ctypes.WinDLL("kernel32")
+        kernel32.SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX)
+        if result := kernel32.WerSetFlags(WER_FAULT_REPORTING_NO_HEAP):
+            raise OSError(f"WerSetFlags: {result & 0xFFFFFFFF:#x}")
 
 
 def _lock_memory() -> None:

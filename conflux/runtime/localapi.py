@@ -128,8 +128,8 @@ def _bound(path: Path) -> socket.socket:
 
 
 def check_path(path: Path) -> None:
-    """Raise UsageError if no Unix socket can have this path."""
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+    """Raise UsageError if no Unix socket can have this path. The pipe for it can always be."""
+    if sys.platform != "win32" and len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise UsageError(
             f"{path} is too long for a socket, which has at most {MAX_PATH_BYTES} bytes: "
             "give a shorter folder with --config-dir"

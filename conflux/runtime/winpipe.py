@@ -53,6 +53,7 @@ class PipeServer:
         self._limit = limit
         self._loop: Any = asyncio.get_running_loop()
         self._closed = False
+        self._accepting: asyncio.Future[Any] | None = None
         # The flag alone would do, but Wine 8 does not know it.
         if is_served(path, within_s=0):
             raise _taken()
@@ -62,19 +63,29 @@ class PipeServer:
         """Listen no more. Who is connected stays so. Closing twice is fine."""
         if not self._closed:
             self._closed = True
-            self._accepting.cancel()
+            if self._accepting is not None:
+                self._accepting.cancel()
             self._pipe.close()
 
     def _accept(self, pipe: Any) -> None:
         self._pipe = pipe
-        self._accepting = self._loop._proactor.accept_pipe(pipe)  # noqa: SLF001
-        self._accepting.add_done_callback(self._connected)
+        try:
+            self._accepting = self._loop._proactor.accept_pipe(pipe)  # noqa: SLF001
+        except BrokenPipeError:  # a client came and went between the two calls
+            pipe.close()
+            self._loop.call_soon(self._again)
+        else:
+            self._accepting.add_done_callback(self._connected)
+
+    def _again(self) -> None:
+        if not self._closed:
+            self._accept(self._make(0))
 
     def _connected(self, accepting: asyncio.Future[Any]) -> None:
         if self._closed or accepting.cancelled():
             return
         pipe = self._pipe
-        self._accept(self._make(0))
+        self._again()
         if accepting.exception() is not None:  # the client went away at once
             pipe.close()
             return
@@ -157,8 +168,8 @@ def is_served(path: Path, *, within_s: float) -> bool:
         os.close(_connect(path, time.monotonic() + within_s))
     except PermissionError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.winerror == ERROR_PIPE_BUSY
     return True
 
 

@@ -60,14 +60,13 @@ def _in_package(folder: str) -> Path | None:
     return None
 
 
-# Result and arguments of each function, in the order of wintun.h. What is not used, the permission
-# to use the DLL covers, too: nothing but this header's interface is called.
+# Result and arguments of each function that is called, in the order of wintun.h. The DLL's licence
+# permits the use of that header's interface and of nothing else.
 _ADAPTER = _SESSION = _HANDLE = _PACKET = c_void_p
 PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "WintunCreateAdapter": (_ADAPTER, [c_wchar_p, c_wchar_p, c_void_p]),
     "WintunCloseAdapter": (None, [_ADAPTER]),
     "WintunGetAdapterLUID": (None, [_ADAPTER, POINTER(c_uint64)]),
-    "WintunGetRunningDriverVersion": (c_uint32, []),
     "WintunStartSession": (_SESSION, [_ADAPTER, c_uint32]),
     "WintunEndSession": (None, [_SESSION]),
     "WintunGetReadWaitEvent": (_HANDLE, [_SESSION]),
@@ -87,8 +86,6 @@ ERROR_BUFFER_OVERFLOW = 111
 ERROR_NO_MORE_ITEMS = 259
 
 NO_ADMIN = "no right to make network interfaces: run as administrator"
-
-
 LOAD_LIBRARY_SEARCH_SYSTEM32 = 0x800  # libloaderapi.h
 
 

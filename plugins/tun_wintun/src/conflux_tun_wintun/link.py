@@ -14,7 +14,7 @@ from typing import Any
 
 from conflux.api import TunConfig, Unavailable
 from conflux_tun_wintun import netio
-from conflux_tun_wintun.library import NO_ADMIN, bind
+from conflux_tun_wintun.library import ERROR_ACCESS_DENIED, NO_ADMIN, bind
 from conflux_tun_wintun.netio import (
     FAMILY,
     Address,
@@ -127,9 +127,12 @@ async def configure(api: Any, luid: int, config: TunConfig) -> None:
             for row in rows:
                 await _until_usable(api, row)
     except TimeoutError:
+        lacking = (
+            ", and whether IPv6 is switched off" if netio.AF_INET6 in _families(config) else ""
+        )
         raise Unavailable(
             f"Windows did not put the addresses of {config.name} to use within "
-            f"{USABLE_WITHIN_S:g} s; see `Get-NetIPAddress`"
+            f"{USABLE_WITHIN_S:g} s; see `Get-NetIPAddress`{lacking}"
         ) from None
 
 
@@ -202,7 +205,7 @@ def check(what: str, status: int) -> None:
     """Raise Unavailable if *status*, a code of winerror.h, is none of success."""
     if status == netio.NO_ERROR:
         return
-    if status == netio.ERROR_ACCESS_DENIED:
+    if status == ERROR_ACCESS_DENIED:
         raise Unavailable(NO_ADMIN)
     raise Unavailable(f"Windows refuses {what}: {describe(status)}; see `Get-NetIPInterface`")
 
