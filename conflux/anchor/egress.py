@@ -335,7 +335,7 @@ class Egress:
     def _bind(self, egresser: Egresser, session: Session, now: float) -> None:
         egresser.session = session
         egresser.reach = self._want(session, now)
-        if egresser.reach.routes:
+        if egresser.reach.usable:
             self.flush(egresser.reach, now)
 
     # Waiting

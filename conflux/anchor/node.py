@@ -152,7 +152,7 @@ class Anchor:
             deliver=self.ingress.deliver,
             on_forged=self._forged,
             on_lapsed=self._lapsed,
-            on_silent=lambda session, now: self.sessions.close(
+            on_silent=lambda session, now: self.sessions.lapsed(
                 session, "checkpoint not acknowledged", now
             ),
         )
@@ -487,7 +487,7 @@ class Anchor:
 
     def _lapsed(self, session: Session, now: float) -> None:
         self.counters["frames_not_vouched_for"] += 1
-        self.sessions.lapsed(session, now)
+        self.sessions.lapsed(session, "packets not vouched for", now)
 
     # Tethers
 

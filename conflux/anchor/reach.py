@@ -79,10 +79,11 @@ class Reach:
 
     peer: Peer
     is_ready: bool = False
-    """Whether it has shown that it has the keys: else a direct frame could overtake our Open."""
+    """Whether it has shown that it has the keys: else a frame could overtake our Open."""
     routes: list[Route] = field(default_factory=list)
     usable: list[Route] = field(default_factory=list)
-    """Those that are not suspect, tried, and to stay; all if there are none."""
+    """Those that are not suspect, tried, and to stay; all if there are none. None until the
+    destination is ready."""
     reports: bool = False
     """Whether the destination has ever reported what arrived."""
     shares: list[float] = field(default_factory=list)
@@ -121,12 +122,18 @@ class Reach:
         return any(route.is_direct and not route.is_doubtful for route in self.routes)
 
     def choose(self, flow: int) -> Route | None:
-        """Return the route for a flow's 32-bit hash; None if there is none at all."""
+        """Return the route for a flow's 32-bit hash; None if none may take a frame now."""
         routes = self.usable
         if len(routes) < 2:
             return routes[0] if routes else None
         point = (flow * 0x9E3779B1 % _FLOW_SPACE) / _FLOW_SPACE * self.shares[-1]
         return routes[min(bisect.bisect_right(self.shares, point), len(routes) - 1)]
+
+    def begin_rounds(self) -> None:
+        """Search from the start: a wider seek that was to follow is not due any more."""
+        self.round = 0
+        self.ring = self.relays
+        self.is_widening = False
 
     def stop(self) -> None:
         for timer in (self.search, self.weighing):

@@ -9,8 +9,8 @@ from relays (set up hop by hop). The search, while there is no direct route:
 
 Two routes are wanted, without a common relay if that can be.
 
-A neighbour that has not shown yet that it holds the stream's keys is no route: what would be sent
-now could overtake the Open. A relayed route is set up only to a destination that has them.
+Until the destination has shown that it holds the stream's keys, a neighbour that it is is no route,
+and a relayed route, which stands, takes nothing: what would be sent now could overtake the Open.
 
 The direct way and the relayed ones are tried side by side, as RFC 8305 does with addresses.
 """
@@ -145,7 +145,7 @@ class Routing:
     def want(self, peer: Peer, *, is_ready: bool, now: float) -> Reach:
         """Begin to reach *peer*, or go on doing so. *is_ready*: it has shown that it has the keys.
 
-        Until `ready` is called for it, a peer that is not is reached over relays only.
+        Until `ready` is called for it, routes to a peer that is not are set up and take nothing.
         """
         reach = self._reaches.get(peer.node_id)
         if reach is not None:
@@ -162,11 +162,15 @@ class Routing:
         return reach
 
     def ready(self, node: NodeId, *, now: float) -> None:
-        """*node* has the keys: a tether that leads there is a route."""
+        """*node* has the keys: its routes take packets, and a tether that leads there is one."""
         reach, neighbour = self._reaches.get(node), self._neighbours.get(node)
         if reach is None:
             return
-        reach.is_ready = True
+        if not reach.is_ready:
+            reach.is_ready = True
+            self._weigh(reach, now)
+            if reach.usable:
+                self._on_reachable(reach, now)
         if neighbour is not None:
             self._add_direct(reach, neighbour, now)
 
@@ -216,7 +220,7 @@ class Routing:
         reach.found.clear()  # what was walked before may lead over what has failed
         self._weigh(reach, now)
         if self._lacks_relayed(reach, now):
-            reach.round = 0
+            reach.begin_rounds()
             self._try_known(reach, now)
             self._search_after(reach, ATTEMPT_DELAY_S, now)
 
@@ -330,11 +334,12 @@ class Routing:
         route.is_untried = reach.reports and bool(reach.sound) and not route.is_direct
         reach.routes.append(route)
         reach.without_route_since = None
-        reach.round = 0
-        reach.relays = reach.ring = len(route.relays)
+        reach.relays = len(route.relays)
+        reach.begin_rounds()
         self._weigh(reach, now)
         self._changed(reach)
-        self._on_reachable(reach, now)
+        if reach.usable:
+            self._on_reachable(reach, now)
         if route.is_untried:
             self._on_untried(reach, route, now)
         else:
@@ -392,7 +397,7 @@ class Routing:
         for route in gone:
             self._on_lost(reach, route, now)
         if self._lacks_relayed(reach, now):
-            reach.round = 0
+            reach.begin_rounds()
             self._search(reach, now)
         elif not reach.has_direct:
             self._search_after(reach, SEARCH_S[0], now)
@@ -547,7 +552,7 @@ class Routing:
             reach.weighing.cancel()
             reach.weighing = None
         good = [r for r in reach.routes if not (r.is_suspect or r.is_untried or r.is_leaving)]
-        reach.usable = good or reach.routes
+        reach.usable = (good or reach.routes) if reach.is_ready else []
         if len(reach.usable) < 2:
             return
         paths = [route.path for route in reach.usable]

@@ -343,10 +343,14 @@ class Sessions(Mapping[NodeId, Session]):
         elif successor is None or successor.ends_at != math.inf:
             self.close(session, "team changed", now)
         else:
-            # Not confirmed yet: without a direct route packets wait, as at first contact.
-            del self._successors[node]
-            self._routing.release(node)
-            self._take_over(successor, now)
+            self._hasten(successor, now)
+
+    def _hasten(self, successor: Session, now: float) -> None:
+        """What *successor* was to replace is over: packets wait until it is confirmed, as at first
+        contact."""
+        del self._successors[successor.node_id]
+        self._routing.release(successor.node_id)
+        self._take_over(successor, now)
 
     # Closing
 
@@ -387,13 +391,18 @@ class Sessions(Mapping[NodeId, Session]):
         if current is not None:
             self.close(current, "forged frame", now)
 
-    def lapsed(self, session: Session, now: float) -> None:
-        """Packets of *session* were not vouched for: close it.
+    def lapsed(self, session: Session, reason: str, now: float) -> None:
+        """Packets of *session* were not vouched for, or our word for them not taken: close it.
 
         One that was replaced is over already. Its peer may have dropped its keys: it cannot vouch.
+        So it may where a successor waits to be confirmed, whose handshake proved the peer anew.
         """
         self._forget_streams(session)
-        self.close(session, "packets not vouched for", now)
+        successor = self._successors.get(session.node_id)
+        if successor is not None and self.get(session.node_id) is session:
+            self._hasten(successor, now)
+        else:
+            self.close(session, reason, now)
 
     def forgotten_by(self, node: NodeId, now: float) -> None:
         """*node* does not know our stream to it; while the Open is under way that is fine."""

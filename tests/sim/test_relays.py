@@ -202,3 +202,58 @@ def test_a_proposed_way_over_four_relays_carries_traffic_both_ways():
     assert paths == [router.path]
     back = [route.path for route in right.anchor.routing.get(left.node_id).routes]
     assert back == [tuple(reversed(router.path))]
+
+
+def test_no_frame_overtakes_the_open_over_a_relay_to_a_peer_with_older_streams(relayed):
+    """It accepts routes for the streams that it has: what comes over them is of newer ones."""
+    network, left, right = relayed.network, relayed.left, relayed.right
+    left.ping(right)
+    network.run(5)
+    left.anchor.sessions.close(left.anchor.sessions[right.node_id], "forgotten", network.now())
+    right.deferred_s = 0.2  # a busy host, which verifies the Open long after a route stands
+    began = network.now()
+    ping = left.ping(right)
+    network.run(3)
+    assert ping.answers == 1
+    assert ping.rtt_s < 1.3
+    assert right.anchor.counters["frame_of_unknown_stream"] == 0
+    assert [at for at, event in left.events if event == "routes right: none" and at > began] == []
+
+
+def test_search_begun_anew_asks_for_relays_though_a_wider_seek_was_due(relayed):
+    network, left, right = relayed.network, relayed.left, relayed.right
+    left.ping(right)
+    network.run(5)
+    reach = left.anchor.routing.get(right.node_id)
+    relayed.relays[0].crash()
+    assert network.run_until(lambda: reach.is_widening, 10)
+    relayed.relays[1].stop()
+    third = network.add_node("third")
+    began = network.now()
+    assert network.run_until(lambda: reach.routes and reach.routes[0].path[1] == third.node_id, 5)
+    assert network.now() - began < 0.6
+
+
+def test_streams_that_lapse_give_way_to_the_new_ones_that_wait_for_a_frame(relayed):
+    """What vouches for packets is lost with the way: there is no need of a third handshake."""
+    network, left, right = relayed.network, relayed.left, relayed.right
+    left.ping(right)
+    network.run(5)
+    for relay in relayed.relays:
+        network.block(relay, left, right)
+    former = left.anchor.sessions[right.node_id]
+
+    def has_new_streams():
+        left.send_packet(right, b"asks anew once there is no way for a second")
+        return right.anchor.sessions[left.node_id].transcript != former.transcript
+
+    assert network.run_until(has_new_streams, 10)
+    network.run(0.2)
+    assert left.anchor.sessions[right.node_id] is former
+    left.anchor.sessions.lapsed(former, "not vouched for", network.now())
+    ours, theirs = left.anchor.sessions[right.node_id], right.anchor.sessions[left.node_id]
+    assert ours.transcript == theirs.transcript
+    network.unblock(relayed.relays[0], left, right)
+    ping = left.ping(right)
+    assert network.run_until(lambda: ping.answers == 1, 5)
+    assert left.anchor.sessions[right.node_id] is ours
