@@ -3,6 +3,7 @@
     TUN burst ─► Egress ─► Session.out ─► Reach ─► Route ─► Neighbour ─► tether
     tether ─► Relay ─► tether                                  (label of another node)
     tether ─► Ingress ─► Session.inbound ─► TUN                (label of this node)
+    in-band message, news of a neighbour ─► Adjacency ─► Routing, Relay, Seeking
     control message ─► Exchange ─► Sessions, Neighbours
                     ─► Grants ─► Sessions, what is served
 
@@ -14,13 +15,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from conflux.anchor.adjacency import Adjacency
+from conflux.anchor.asker import Asker
 from conflux.anchor.attempts import Attempts
-from conflux.anchor.egress import Egress, Egresser
+from conflux.anchor.egress import Egress
 from conflux.anchor.exchange import Exchange
 from conflux.anchor.grants import GUARDIAN_HANDLE, Grants
 from conflux.anchor.handshake import FEATURES, Standing
 from conflux.anchor.icmp_errors import IcmpErrors
-from conflux.anchor.identity import address_tag, due_again_s, node_tag, relay_tag
 from conflux.anchor.idle import IdleTimes
 from conflux.anchor.ingress import Ingress
 from conflux.anchor.packet_auth import PacketAuth
@@ -40,15 +42,12 @@ from conflux.anchor.tether import Neighbour, Neighbours
 from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
-from conflux.api import LinkSample, NodeId, Path, Router, WireError
-from conflux.wire import features, inband
+from conflux.api import NodeId, Router, WireError
+from conflux.wire import features
 from conflux.wire.control import (
     VERSION,
     AuthLevel,
     Kind,
-    Purpose,
-    Target,
-    TargetKind,
     envelope,
     read_envelope,
 )
@@ -92,12 +91,6 @@ class Anchor:
             world.now,
             counters,
             on_datagram=self._datagram,
-            on_inband=self._inband,
-            on_up=self._neighbour_up,
-            on_down=self._neighbour_down,
-            on_sample=self._measured,
-            on_silent=self._neighbour_silent,
-            on_back=self._neighbour_back,
             floor_s=silence_floor_s,
         )
         self.flooding = Flooding(
@@ -113,7 +106,7 @@ class Anchor:
             ),
         )
         self.post = Post(world, self.flooding, tell=self._tell)
-        self._attempts = Attempts()
+        attempts = Attempts()
         self.exchange = Exchange(
             lambda: self.standing,
             world,
@@ -124,15 +117,22 @@ class Anchor:
             tether_kinds=tether_kinds,
             has_tether=lambda node: self.neighbours.get(node) is not None,
             join_tether=self.neighbours.join,
-            attempts=self._attempts,
+            attempts=attempts,
             admits=self._admits,
             on_established=self._established,
             on_through=self._through,
             on_opened_again=self._opened_again,
             knows=self._knows,
-            ask_tether=self._ask_node,
+            ask_tether=self._ask_tether,
             auth_level=auth_level,
             features=FEATURES | features.of_mtu(mtu_bytes),
+        )
+        self.asker = Asker(
+            lambda: self.standing,
+            self.exchange.asking,
+            self.neighbours,
+            attempts,
+            has_streams=lambda tag: self.sessions.by_tag(tag) is not None,
         )
         self.icmp = IcmpErrors(world, counters)
         path_mtu = PathMtu(mtu_bytes, self.icmp, counters)
@@ -159,7 +159,11 @@ class Anchor:
         self.egress = Egress(
             self.timers,
             counters,
-            ask=self._ask_address,
+            ask=lambda egresser, now: self.asker.address(
+                egresser.address,
+                failed=lambda now: self.egress.ask_failed(egresser, now),
+                now=now,
+            ),
             want=self._want,
             on_sent=self._sent,
             on_spent=self._spent,
@@ -174,8 +178,8 @@ class Anchor:
             weigher,
             entropy,
             idle=idle,
-            ask_relay=self._ask_relay,
-            ask_node=self._ask_node,
+            ask_relay=self.asker.relay,
+            ask_node=self.asker.tether,
             seek=self._seek,
             on_reachable=self._reachable,
             on_lost=self._route_lost,
@@ -189,16 +193,6 @@ class Anchor:
             session_of=self._session_of,
             floor_s=silence_floor_s,
         )
-        self.reporter = Reporter(
-            self.timers,
-            counters,
-            session_of=self._session_of,
-            want=self._want,
-            path_of=self._path_of,
-            tell=lambda session, reach, route, message, now: self.egress.tell(
-                session, reach, message, route=route, now=now
-            ),
-        )
         self.relay = Relay(
             me,
             self.timers,
@@ -206,20 +200,30 @@ class Anchor:
             entropy,
             counters,
             relaying=relaying,
-            ask_node=self._ask_node,
+            ask_node=self.asker.tether,
             accepts_from=lambda node: node in self.sessions,
             on_accepted=self.routing.hint,
+        )
+        self.reporter = Reporter(
+            self.timers,
+            counters,
+            session_of=self._session_of,
+            want=self._want,
+            path_of=self.relay.path_of,
+            tell=lambda session, reach, route, message, now: self.egress.tell(
+                session, reach, message, route=route, now=now
+            ),
         )
         self.seeking = Seeking(
             me,
             self.timers,
             self.neighbours,
-            self._attempts,
+            attempts,
             entropy,
             counters,
             is_relay=relaying.enabled,
-            ask_relay=self._ask_relay,
-            ask_node=self._ask_node,
+            ask_relay=self.asker.relay,
+            ask_node=self.asker.tether,
             accepts_from=lambda node: node in self.sessions,
             on_found=self.routing.found,
         )
@@ -236,8 +240,21 @@ class Anchor:
             routing=self.routing,
             neighbours=self.neighbours,
             idle=idle,
-            ask=self._rekey,
+            ask=self.asker.rekey,
         )
+        self.adjacency = Adjacency(
+            self.neighbours,
+            counters,
+            self.wall,
+            asker=self.asker,
+            flooding=self.flooding,
+            relay=self.relay,
+            routing=self.routing,
+            seeking=self.seeking,
+            sessions=self.sessions,
+            idle=idle,
+        )
+        self.neighbours.listen(self.adjacency)
         self._serve(standing.grant)
         self.timers.at(now + idle.housekeeping_s, self._keep_house)
 
@@ -303,7 +320,7 @@ class Anchor:
             self.neighbours.drop(neighbour, "keys dropped", now=now)
         self.egress.start_over(now)
         for node in former:
-            self._ask_streams(node, in_haste=True, now=now)
+            self.asker.streams(node, in_haste=True, now=now)
 
     def close(self, *, now: float) -> None:
         """Close every session, route and tether; erase keys. The identity is the caller's."""
@@ -325,7 +342,7 @@ class Anchor:
         self.sessions.drop_revoked(now)
         for node in self.exchange.answering.now_friends(now):
             if node not in self.sessions:
-                self._ask_streams(node, in_haste=True, now=now)
+                self.asker.streams(node, in_haste=True, now=now)
         self.neighbours.drop_revoked(self.standing.revoked, now=now)
 
     def _serve(self, grant: Grant) -> None:
@@ -346,13 +363,7 @@ class Anchor:
     def _tell_node(self, node: NodeId, message: bytes, now: float) -> None:
         session = self.sessions.get(node)
         if session is not None:
-            # Whoever only receives keeps a way back: without answers its peer would give up.
-            session.last_sent = now
-            reach = self.routing.want(session.peer, is_ready=session.confirmed, now=now)
-            # What answers frames goes back the way on which they came: that one is seen to work.
-            inbound = session.inbound
-            route = self.reporter.way_back(reach, inbound) if inbound is not None else None
-            self.egress.tell(session, reach, message, route=route, now=now)
+            self.reporter.answer(session, message, now)
 
     def _own_tags(self) -> frozenset[bytes]:
         control = self.standing.grant.control
@@ -373,72 +384,22 @@ class Anchor:
         """Tell whether we have a session with the node of this handle, or NodeId."""
         return self.sessions.by_tag(sender) is not None or sender in self.sessions
 
-    # Asking
+    def _ask_tether(self, node: NodeId, now: float) -> None:
+        self.asker.tether(node, now)
 
-    def _ask_address(self, egresser: Egresser, now: float) -> bool:
-        return self.exchange.asking.ask(
-            Target(TargetKind.ADDRESS, egresser.address),
-            address_tag(self.standing.grant.plane_key, egresser.address),
-            purpose=Purpose.STREAM,
-            failed=lambda now: self.egress.ask_failed(egresser, now),
-            now=now,
-        )
-
-    def _ask_node(self, node: NodeId, now: float) -> None:
-        if self.neighbours.get(node) is None:
-            self._ask_tether(node, now)
-
-    def _ask_tether(self, node: NodeId, now: float, kinds: Sequence[str] | None = None) -> None:
-        target = Target(TargetKind.NODE, node)
-        if self.exchange.asking.is_asking(Purpose.TETHER, target):
-            return
-        tag = node_tag(self.standing.grant.plane_key, node)
-        self.exchange.asking.ask(
-            target,
-            tag,
-            purpose=Purpose.TETHER,
-            kinds=kinds,
-            in_stream=self.sessions.by_tag(tag) is not None,
-            failed=lambda _: None,
-            now=now,
-        )
-
-    def _rekey(self, session: Session, *, in_haste: bool, now: float) -> bool:
-        # An unconfirmed peer may not have the keys of the stream.
-        in_stream = session.confirmed
-        return self._ask_streams(session.node_id, in_stream=in_stream, in_haste=in_haste, now=now)
-
-    def _ask_streams(
-        self, node: NodeId, *, in_stream: bool = False, in_haste: bool, now: float
-    ) -> bool:
-        """Ask *node* for streams, unless that is under way; False if too many Asks are out."""
-        target = Target(TargetKind.NODE, node)
-        return self.exchange.asking.is_asking(Purpose.STREAM, target) or self.exchange.asking.ask(
-            target,
-            node_tag(self.standing.grant.plane_key, node),
-            purpose=Purpose.STREAM,
-            in_stream=in_stream,
-            in_haste=in_haste,
-            failed=lambda _: None,
-            now=now,
-        )
-
-    def _ask_relay(self, avoid: Sequence[NodeId], now: float) -> None:
-        known = [neighbour.node_id for neighbour in self.neighbours.all()]
-        self.exchange.asking.ask(
-            Target(TargetKind.ANY_RELAY),
-            relay_tag(self.standing.grant.plane_key),
-            purpose=Purpose.TETHER,
-            avoid=self._attempts.avoid(avoid, known, now=now),
-            failed=lambda _: None,
-            now=now,
-        )
+    # Routes
 
     def _seek(self, target: NodeId, relays: int, avoid: Sequence[NodeId], now: float) -> None:
         self.seeking.seek(target, relays=relays, avoid=avoid, now=now)
 
     def _want(self, session: Session, now: float) -> Reach:
         return self.routing.want(session.peer, is_ready=session.confirmed, now=now)
+
+    def _route_lost(self, reach: Reach, route: Route, now: float) -> None:
+        self.resender.lost(reach, route, now)
+
+    def _route_untried(self, reach: Reach, route: Route, now: float) -> None:
+        self.resender.untried(reach, route, now)
 
     # Reports
 
@@ -447,9 +408,6 @@ class Anchor:
 
     def _report_owed(self, stream: InStream, now: float) -> None:
         self.reporter.owed(stream, now)
-
-    def _path_of(self, route_id: bytes) -> Path | None:
-        return self.relay.path_of(route_id)
 
     # Sessions
 
@@ -477,19 +435,14 @@ class Anchor:
         self.resender.reachable(reach, now)
         self.egress.flush(reach, now)
 
-    # Packet authentication
-
     def _forged(self, session: Session, now: float) -> None:
-        """Packets came in that the peer did not sign: somebody else has this stream's key."""
-        self.counters["security_frame_forged"] += 1
-        self._world.alarmed(session.node_id, "a frame was forged under the stream's key")
         self.sessions.forged(session, now)
 
     def _lapsed(self, session: Session, now: float) -> None:
         self.counters["frames_not_vouched_for"] += 1
         self.sessions.lapsed(session, "packets not vouched for", now)
 
-    # Tethers
+    # Frames
 
     def _datagram(self, neighbour: Neighbour, message: memoryview) -> None:
         now = self._world.now()
@@ -529,59 +482,6 @@ class Anchor:
             self.exchange.asking.confirmed(session.node_id)
             self.sessions.confirm(session, now)
 
-    def _inband(self, neighbour: Neighbour, message: inband.Message, now: float) -> None:
-        if isinstance(message, inband.SetupOk):
-            ours = self.routing.set_up(neighbour, message, now)
-        elif isinstance(message, inband.SetupFailed):
-            ours = self.routing.set_up_failed(neighbour, message, now)
-        elif isinstance(message, inband.Teardown):
-            ours = self.routing.torn_down(neighbour, message.route_id, now)
-        elif isinstance(message, inband.LabelUnknown) and message.label == LABEL_HERE:
-            self.sessions.forgotten_by(neighbour.node_id, now)
-            ours = True
-        elif isinstance(message, inband.Flood):
-            self.flooding.received(neighbour, message, now)
-            ours = True
-        elif isinstance(message, inband.Seek):
-            self.seeking.received(neighbour, message, now)
-            ours = True
-        elif isinstance(message, inband.Found):
-            self.seeking.found(neighbour, message, now)
-            ours = True
-        elif isinstance(message, inband.LabelUnknown):
-            ours = self.routing.label_unknown(neighbour, message.label, now)
-        else:
-            ours = False
-        if not ours:
-            self.relay.received(neighbour, message, now)
-
-    def _neighbour_up(self, neighbour: Neighbour, now: float) -> None:
-        self.relay.neighbour_up(neighbour, now)
-        self.routing.neighbour_up(neighbour, now)
-        self.seeking.neighbour_up(neighbour, now)
-
-    def _neighbour_silent(self, neighbour: Neighbour, now: float) -> None:
-        self.counters["neighbour_suspect"] += 1
-        self.routing.neighbour_silent(neighbour, now)
-
-    def _neighbour_back(self, neighbour: Neighbour, now: float) -> None:
-        self.routing.neighbour_back(neighbour, now)
-
-    def _route_lost(self, reach: Reach, route: Route, now: float) -> None:
-        self.resender.lost(reach, route, now)
-
-    def _route_untried(self, reach: Reach, route: Route, now: float) -> None:
-        self.resender.untried(reach, route, now)
-
-    def _neighbour_down(self, neighbour: Neighbour, reason: str, now: float) -> None:
-        self.counters[f"neighbour_down: {reason}"] += 1
-        self.relay.neighbour_down(neighbour, now)
-        self.routing.neighbour_down(neighbour, now)
-        self.seeking.neighbour_down(neighbour)
-
-    def _measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None:
-        self.routing.measured(neighbour, sample, now)
-
     # Idleness
 
     def _keep_house(self, now: float) -> None:
@@ -595,17 +495,5 @@ class Anchor:
         self.exchange.drop_idle(now)
         self.flooding.drop_idle(now)
         self.seeking.drop_idle(now)
-        for neighbour in self.neighbours.all():
-            self._check_neighbour(neighbour, now)
+        self.adjacency.keep_house(now)
         self.timers.at(now + self._idle.housekeeping_s, self._keep_house)
-
-    def _check_neighbour(self, neighbour: Neighbour, now: float) -> None:
-        in_use = self.routing.uses(neighbour) or self.relay.uses(neighbour)
-        if self.wall(now) >= neighbour.peer.certificate.not_after:
-            self.neighbours.drop(neighbour, "certificate ended", now=now)
-        elif not in_use and now - neighbour.last_data > self._idle.tether_s:
-            self.neighbours.drop(neighbour, "idle", now=now)
-        elif in_use and self.wall(now) >= neighbour.certify_at:
-            # It has a new one by now. No kinds: nothing but certificates is exchanged.
-            neighbour.certify_at = self.wall(now) + due_again_s(neighbour.peer.certificate)
-            self._ask_tether(neighbour.node_id, now, kinds=())

@@ -48,6 +48,15 @@ class Reporter:
         """A frame of *stream* is the first since the last report."""
         self._timers.at(now + REPORT_S, lambda now: self._report(stream, now))
 
+    def answer(self, session: Session, message: bytes, now: float) -> None:
+        """Send *message*, which answers frames of the peer, if there is a way."""
+        # Whoever only receives keeps a way back: without answers its peer would give up.
+        session.last_sent = now
+        reach = self._want(session, now)
+        route = self.way_back(reach, session.inbound) if session.inbound is not None else None
+        if route is not None:
+            self._tell(session, reach, route, message, now)
+
     def _report(self, stream: InStream, now: float) -> None:
         session = self._session_of(stream.session.node_id)
         if session is None:

@@ -385,7 +385,12 @@ class Sessions(Mapping[NodeId, Session]):
             self._forget_streams(session)
 
     def forged(self, session: Session, now: float) -> None:
-        """Somebody else has a key of *session*: close it, and the one that replaced it, if any."""
+        """Packets came in that the peer did not sign, so somebody else has a key of *session*.
+
+        It is closed, and the one that replaced it, if any.
+        """
+        self._counters["security_frame_forged"] += 1
+        self._world.alarmed(session.node_id, "a frame was forged under the stream's key")
         self._forget_streams(session)
         current = self.get(session.node_id)
         if current is not None:

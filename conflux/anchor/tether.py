@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from conflux.anchor.identity import Peer, due_from
 from conflux.anchor.quota import Quota
@@ -145,8 +146,21 @@ class Neighbour:
         self.loss -= self.loss * _LOSS_GAIN
 
 
+class Listener(Protocol):
+    """Hears what happens to neighbours, and what they say in band."""
+
+    def up(self, neighbour: Neighbour, now: float) -> None: ...
+    def silent(self, neighbour: Neighbour, now: float) -> None: ...
+    def back(self, neighbour: Neighbour, now: float) -> None: ...
+    def down(self, neighbour: Neighbour, reason: str, now: float) -> None: ...
+    def measured(self, neighbour: Neighbour, sample: LinkSample, now: float) -> None: ...
+    def received(self, neighbour: Neighbour, message: inband.Message, now: float) -> None: ...
+
+
 class Neighbours:
-    """All neighbours of a node, by NodeId."""
+    """All neighbours of a node, by NodeId. `listen` comes before the first of them joins."""
+
+    _listener: Listener
 
     def __init__(
         self,
@@ -155,26 +169,18 @@ class Neighbours:
         counters: Counter[str],
         *,
         on_datagram: Callable[[Neighbour, memoryview], None],
-        on_inband: Callable[[Neighbour, inband.Message, float], None],
-        on_up: Callable[[Neighbour, float], None],
-        on_down: Callable[[Neighbour, str, float], None],
-        on_sample: Callable[[Neighbour, LinkSample, float], None],
-        on_silent: Callable[[Neighbour, float], None],
-        on_back: Callable[[Neighbour, float], None],
         floor_s: float,
     ) -> None:
         self._timers = timers
         self._now = now
         self._counters = counters
         self._on_datagram = on_datagram
-        self._on_inband = on_inband
-        self._on_up = on_up
-        self._on_down = on_down
-        self._on_sample = on_sample
-        self._on_silent = on_silent
-        self._on_back = on_back
         self._floor_s = floor_s
         self._by_id: dict[NodeId, Neighbour] = {}
+
+    def listen(self, listener: Listener) -> None:
+        """Tell *listener* all that happens from now on."""
+        self._listener = listener
 
     def get(self, node: NodeId) -> Neighbour | None:
         return self._by_id.get(node)
@@ -209,7 +215,7 @@ class Neighbours:
         self.certified(peer)
         if is_new:
             self._probe(neighbour, now)
-            self._on_up(neighbour, now)
+            self._listener.up(neighbour, now)
         lane.hand_over()
 
     def certified(self, peer: Peer) -> None:
@@ -221,7 +227,7 @@ class Neighbours:
             neighbour.certify_at = due_from(neighbour.peer.certificate)
 
     def drop(self, neighbour: Neighbour, reason: str, *, now: float) -> None:
-        """Close every tether of *neighbour* and tell `on_down`, once."""
+        """Close every tether of *neighbour* and tell the listener, once."""
         if not neighbour.up:
             return
         neighbour.up = False
@@ -232,7 +238,7 @@ class Neighbours:
             tether.close()
         neighbour.tethers.clear()
         neighbour.kinds.clear()
-        self._on_down(neighbour, reason, now)
+        self._listener.down(neighbour, reason, now)
 
     def abandon_tethers(self) -> None:
         """Let nothing out any more, whatever is sent to neighbours until they are dropped."""
@@ -265,14 +271,14 @@ class Neighbours:
         sample = LinkSample(
             rtt_s=rtt_s, loss=neighbour.loss, queued_bytes=neighbour.stats().queued_bytes
         )
-        self._on_sample(neighbour, sample, now)
+        self._listener.measured(neighbour, sample, now)
 
     def heard(self, neighbour: Neighbour, now: float) -> None:
         """Something came from *neighbour*: it lives."""
         neighbour.last_heard = now
         if neighbour.is_suspect:
             neighbour.is_suspect = False
-            self._on_back(neighbour, now)
+            self._listener.back(neighbour, now)
 
     def hurry(self, neighbour: Neighbour, now: float) -> None:
         """Find out at once whether *neighbour* is there."""
@@ -295,7 +301,7 @@ class Neighbours:
         except WireError:
             self._counters["inband_malformed"] += 1
             return
-        self._on_inband(neighbour, decoded, now)
+        self._listener.received(neighbour, decoded, now)
 
     def tether_closed(self, neighbour: Neighbour, tether: Tether, reason: str) -> None:
         if tether not in neighbour.tethers:
@@ -346,7 +352,7 @@ class Neighbours:
         silent_s, asked_s = now - neighbour.last_heard, now - neighbour.asked_at
         if neighbour.unanswered >= SUSPECT_PROBES and not neighbour.is_suspect:
             neighbour.is_suspect = True
-            self._on_silent(neighbour, now)
+            self._listener.silent(neighbour, now)
         if neighbour.unanswered >= DEAD_PROBES and silent_s >= DEAD_S and asked_s >= DEAD_ASKED_S:
             self._silent(neighbour, now)
 

@@ -186,7 +186,7 @@ def test_label_guessing_from_another_tether_finds_nothing(relayed):
     route = left.anchor.routing.get(right.node_id).routes[0]
     relay = next(r for r in relayed.relays if r.node_id == route.path[1])
     mallory = network.add_node("mallory")
-    mallory.anchor._ask_node(relay.node_id, network.now())
+    mallory.anchor.asker.tether(relay.node_id, network.now())
     network.run(1)
     frames = sent_frames(network, left)
     for number in range(20):
@@ -289,7 +289,7 @@ def test_a_destination_refuses_routes_from_those_it_has_no_streams_with(relayed)
     talk(relayed)
     stranger = network.add_node("stranger")
     network.block(stranger, relayed.right)
-    stranger.anchor._ask_node(relay.node_id, network.now())
+    stranger.anchor.asker.tether(relay.node_id, network.now())
     network.run(1)
     path = [stranger.node_id, relay.node_id, relayed.right.node_id]
     tether(stranger, relay).send_reliable(Setup(b"s" * 16, 90, path).encode())
@@ -305,7 +305,7 @@ def test_others_cannot_confirm_or_tear_down_a_route(relayed):
     relay = next(r for r in relayed.relays if r.node_id == route.path[1])
     mallory = network.add_node("mallory")
     for victim in (left, relay):
-        mallory.anchor._ask_node(victim.node_id, network.now())
+        mallory.anchor.asker.tether(victim.node_id, network.now())
         network.run(1)
         for message in (
             Teardown(route.route_id, 5), SetupOk(route.route_id, 77), LabelUnknown(route.label)

@@ -101,7 +101,7 @@ def test_packet_does_not_overtake_the_open_over_a_tether_that_another_handshake_
     left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
     network.underlay.default.delay_s = 0.002
     right.deferred_s = 0.03
-    left.anchor._ask_tether(right.node_id, network.now())
+    left.anchor.asker.tether(right.node_id, network.now())
     network.run(lead_ms / 1000)
     ping = left.ping(right)
     network.run(5)

@@ -36,7 +36,7 @@ class Probed:
         self.insider = network.add_insider("insider", teams=["others"])
         self.insider.listen()
         for node in (self.hub, self.one):
-            self.prober.anchor._ask_node(node.node_id, network.now())
+            self.prober.anchor.asker.tether(node.node_id, network.now())
             network.run(1)
         self.one.ping(self.hub)
         self.two.ping(self.hub)
@@ -170,7 +170,7 @@ def test_an_answer_sent_again_under_the_tag_of_an_address_brings_no_open():
     each such Answer: who knows the Answer must not find out that way what addresses it has."""
     network = SimNetwork(seed=14)
     asker, relay = network.add_node("asker", teams=["ops"]), network.add_node("relay")
-    asker.anchor._ask_node(relay.node_id, network.now())
+    asker.anchor.asker.tether(relay.node_id, network.now())
     network.run(1)
     (answer,) = [m for m in network.channel.messages if m.kind is Kind.ANSWER]
     opens = network.channel.count(Kind.OPEN)

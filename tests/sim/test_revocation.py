@@ -62,7 +62,7 @@ def test_deleted_relay_that_runs_on_is_left_by_its_neighbours_and_not_taken_back
     for _ in range(60):
         left.ping(right)
         for node in (left, right):
-            relay.anchor._ask_node(node.node_id, network.now())
+            relay.anchor.asker.tether(node.node_id, network.now())
         network.run(1)
     assert_knows_nobody(relay, [left, right])
     assert len(left.received) == before
@@ -109,7 +109,7 @@ def test_deleted_conflux_with_its_old_team_keys_gets_no_tether_by_master_or_floo
         for node in (left, right):
             gone.ping(node)
             node.ping(gone)
-            gone.anchor._ask_node(node.node_id, network.now())
+            gone.anchor.asker.tether(node.node_id, network.now())
         network.run(1)
     assert_knows_nobody(gone, [left, right])
     assert (len(left.received), len(right.received), len(gone.received)) == before
@@ -183,7 +183,7 @@ def test_a_handshake_that_is_under_way_ends_in_nothing(deferred_s, teams):
         gone.ping(left)
         right.ping(gone)
         for node in (left, right):
-            gone.anchor._ask_node(node.node_id, network.now())
+            gone.anchor.asker.tether(node.node_id, network.now())
         network.run(step * deferred_s / 4 + step * 0.001)
         network.guardian.revoke("gone")
         network.run(DEAD_S + 4 * deferred_s)

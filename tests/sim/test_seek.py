@@ -52,7 +52,7 @@ def tether(one: SimNode, other: SimNode):
 def meet(network: SimNetwork, *pairs: tuple[SimNode, SimNode]) -> None:
     """Let each pair have a tether, as if one had asked the other for it."""
     for one, other in pairs:
-        one.anchor._ask_node(other.node_id, network.now())
+        one.anchor.asker.tether(other.node_id, network.now())
     assert network.run_until(
         lambda: all(one.anchor.neighbours.get(other.node_id) for one, other in pairs), 3
     )
@@ -534,7 +534,7 @@ def network_of_fifty(seed: int, degree: int) -> tuple[SimNetwork, list[SimNode]]
     for node in nodes:
         others = chance.sample([other for other in nodes if other is not node], degree)
         for other in others:
-            node.anchor._ask_node(other.node_id, network.now())
+            node.anchor.asker.tether(other.node_id, network.now())
         network.run(0.2)
     network.run(3)
     return network, nodes
