@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from conflux.anchor.handshake import SUITE_1, SUITE_NAMES
@@ -141,7 +141,8 @@ def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
         "address": str(addresses[0].ip) if addresses else "",
         "addresses": [str(address.ip) for address in addresses],
         "path": [node.hex() for node in best.path] if best else [],
-        "paths": [[node.hex() for node in route.path] for route in routes],
+        "paths": _paths(routes),
+        "paths_in_use": _paths([route for route in in_use if not route.is_suspect]),
         "tether": best.neighbour.kind if best else "",
         "rtt_ms": _ms(best.rtt_s) if best else None,
         "loss": _loss(best),
@@ -150,6 +151,10 @@ def _peer(anchor: Anchor, session: Session) -> dict[str, object]:
         "mtu_bytes": session.mtu_bytes,
         "teams": [team.name for team in session.teams],
     }
+
+
+def _paths(routes: Sequence[Route]) -> list[list[str]]:
+    return [[node.hex() for node in route.path] for route in routes]
 
 
 def _loss(route: Route | None) -> float | None:

@@ -216,14 +216,23 @@ class Conflux:
         return str(self.info()["node_id"])
 
     def paths_to(self, other: Conflux) -> list[list[str]]:
-        """Every live route to *other*, as names of conflux."""
+        """Every live route to *other*, as names of conflux. The route used last comes first."""
+        peer = self._peer(other)
+        latest = peer["path"]
+        return self._named([latest, *(path for path in peer["paths"] if path != latest)])
+
+    def paths_in_use(self, other: Conflux) -> list[list[str]]:
+        """Those routes to *other* among which flows are divided."""
+        return self._named(self._peer(other)["paths_in_use"])
+
+    def _peer(self, other: Conflux) -> dict[str, Any]:
+        none = {"path": [], "paths": [], "paths_in_use": []}
+        peers = self.status()["peers"]
+        return next((peer for peer in peers if peer["address"] == other.address), none)
+
+    def _named(self, paths: list[list[str]]) -> list[list[str]]:
         names = {conflux.node_id: conflux.name for conflux in self.overlay.running()}
-        for peer in self.status()["peers"]:
-            if peer["address"] == other.address:
-                # The route used last comes first.
-                ways = [peer["path"], *(p for p in peer["paths"] if p != peer["path"])]
-                return [[names.get(node, node) for node in way] for way in ways if way]
-        return []
+        return [[names.get(node, node) for node in path] for path in paths if path]
 
     def ping(
         self, to: Conflux | str, *options: str, count: int = 1, wait_s: int = 10

@@ -39,7 +39,8 @@ def send(connection: socket.socket, seed: int, size: int, marker: bytes) -> None
             digest.update(block)
             size -= len(block)
             connection.sendall(block)
-    print(digest.hexdigest(), flush=True)
+        # In one piece, as several of these print, and before the other end sees the stream's end.
+        print(f"{digest.hexdigest()}\n", end="", flush=True)
 
 
 def marked(block: bytes, marker: bytes) -> bytes:
