@@ -120,7 +120,7 @@ class TestRegistered:
             assert status["hardening"].keys() == {"core_dumps", "memory_locked", "missing"}
             assert status["hardening"]["core_dumps"] is False
             assert status["plugins"] == {
-                "tun": "memory", "tether": "webrtc, udp", "crypto": "openssl",
+                "tun": "memory", "tether": "udp, webrtc", "crypto": "openssl",
                 "router": "static", "auth": "guardian", "control": "nats",
             }  # fmt: skip
 

@@ -99,7 +99,7 @@ class TestTraffic:
         assert {"node_id", "address", "path", "tether", "rtt_ms", "loss"} <= peer.keys()
         assert peer["node_id"] == tokyo.node_id
         assert peer["path"] == [london.node_id, tokyo.node_id]
-        assert peer["tether"] == "webrtc"
+        assert peer["tether"] == "udp"
         assert 0 < peer["rtt_ms"] < 1000
 
     def test_nodes_and_guardian_dump_no_core_and_lock_their_memory(self, overlay, pair):

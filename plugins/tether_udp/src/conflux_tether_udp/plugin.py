@@ -14,6 +14,6 @@ def conflux_tether_driver() -> DriverInfo:
         # Packet information, UDP_SEGMENT and UDP_GRO as Linux has them: see README.md.
         platforms=frozenset({"linux"}),
         capabilities=frozenset({"nat-traversal"}),
-        # Below webrtc: a node binds one driver so far, and webrtc runs everywhere.
-        priority=30,
+        # Above webrtc, which a node falls back to where this one does not connect.
+        priority=60,
     )
