@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
@@ -51,10 +52,38 @@ def test_equally_good_paths_share_equally(router: StaticRouter) -> None:
 
 
 def test_a_few_milliseconds_do_not_matter_however_short_the_paths(router: StaticRouter) -> None:
-    measure(router, DIRECT, 0.2)
-    measure(router, VIA_ONE, 2, 3)
-    measure(router, VIA_TWO, 3, 3)
-    assert weigh(router, ALL) == [1, 1, 0]
+    measure(router, VIA_ONE, 0.1, 0.1)
+    measure(router, VIA_TWO, 2, 3)
+    assert weigh(router, [VIA_ONE, VIA_TWO]) == [1, 1]
+    measure(router, VIA_TWO, 5, 6)
+    assert weigh(router, [VIA_ONE, VIA_TWO]) == [1, 0]
+
+
+@pytest.mark.parametrize("direct_ms", [0.3, 1.2])
+def test_within_a_few_milliseconds_the_way_without_relays_wins(
+    router: StaticRouter, direct_ms: float
+) -> None:
+    measure(router, DIRECT, direct_ms)
+    measure(router, VIA_ONE, 0.4, 0.5)
+    measure(router, VIA_TWO, 0.4, 0.6)
+    assert weigh(router, ALL) == [1, 0, 0]
+
+
+def test_short_paths_whose_times_jitter_stay_equally_good(router: StaticRouter) -> None:
+    chance = random.Random(1)
+    for now in range(300):
+        for path in (VIA_ONE, VIA_TWO):
+            for link in itertools.pairwise(path):
+                rtt_s = 0.0002 + chance.expovariate(1 / 0.0005)
+                router.link_measured(link, LinkSample(rtt_s=rtt_s), now=now)
+        assert weigh(router, [VIA_ONE, VIA_TWO], now) == [1, 1]
+
+
+def test_one_lost_frame_of_few_does_not_move_the_flows(router: StaticRouter) -> None:
+    measure(router, VIA_ONE, 0.2, 0.3)
+    measure(router, VIA_TWO, 0.2, 0.3)
+    router.path_measured(VIA_ONE, PathSample(delay_s=None, delivered=0, lost=1), now=0.0)
+    assert weigh(router, [VIA_ONE, VIA_TWO]) == [1, 1]
 
 
 def test_tolerance_can_be_set() -> None:

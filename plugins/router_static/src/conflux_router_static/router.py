@@ -2,7 +2,8 @@
 
     cost of a link  =  smoothed RTT + what its losses cost
     cost of a path  =  sum of its links' costs + what the path's own losses cost
-    equally good    =  within `tolerance` or `tolerance_ms` of the best, whichever reaches further
+    equally good    =  within `tolerance` or `tolerance_ms` of the best, whichever reaches further;
+                       where that is `tolerance_ms`, those of them with the fewest links
 
 Equally good paths get the same weight, all others none. A path that carries flows is given up at
 twice the tolerance only, so that noise in the measurements does not move flows to and fro.
@@ -31,6 +32,9 @@ NEUTRAL_RTT_S = 0.05
 
 SMOOTHING = 1 / 8
 """Weight of a new measurement in the smoothed RTT and loss (RFC 6298 §2, alpha)."""
+
+ENOUGH_FRAMES = 32
+"""Of a path's frames fewer than these say less about its losses: one lost of one is no 100 %."""
 
 RETRANSMISSION_S = 0.2
 """What the loss of a packet costs the flow that lost it: a TCP retransmission timeout at least."""
@@ -105,7 +109,8 @@ class StaticRouter(Router):
         frames = sample.delivered + sample.lost
         if frames:
             before = self._loss_of(path, now=now)
-            loss = before + SMOOTHING * (sample.lost / frames - before)
+            gain = SMOOTHING * min(frames / ENOUGH_FRAMES, 1.0)
+            loss = before + gain * (sample.lost / frames - before)
             self._losses.put(path, PathLoss(loss, now))
 
     def _equally_good(
@@ -116,11 +121,16 @@ class StaticRouter(Router):
         best = min(costs.values())
         reach = max(best * self._tolerance, self._tolerance_s)
         used = self._in_use.get(destination) or frozenset()
-        return frozenset(
+        good = [
             path
             for path, cost in costs.items()
             if cost <= best + (2 * reach if path in used else reach)
-        )
+        ]
+        if reach > best * self._tolerance:
+            # So short a time tells of busy hosts, not of ways: a relay less is what counts.
+            fewest = min(map(len, good))
+            good = [path for path in good if len(path) == fewest]
+        return frozenset(good)
 
     def _cost_s(self, path: Path, neutral_s: float, *, now: float) -> float:
         cost = _cost_of_loss_s(self._loss_of(path, now=now))
