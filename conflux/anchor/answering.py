@@ -10,6 +10,7 @@ give way under a flood.
 from __future__ import annotations
 
 import hmac
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,6 +95,9 @@ class _Answered(Step):
     ask_ref: bytes
     sender: bytes
     tether: Tether | None
+    sent_at: float
+    took_s: float = math.inf
+    """Until the Open came."""
 
 
 class Answering:
@@ -332,6 +336,7 @@ class Answering:
             ask_ref=ask_ref,
             sender=work.sender,
             tether=tether,
+            sent_at=now,
         )
         self._answers[ask_ref] = _Again(tag, pending.message, work.received.ask.target)
         self._use.send(work.in_stream, tag, pending.message, now)
@@ -366,6 +371,7 @@ class Answering:
         if answered is None:
             self._use.counters["open_unexpected"] += 1
         elif not answered.is_busy_with(body):
+            answered.took_s = now - answered.sent_at
             self._verify_open(answered, body)
 
     def _verify_open(self, answered: _Answered, body: bytes) -> None:
@@ -410,6 +416,7 @@ class Answering:
             pending.received.ask.features,
             asked=False,
             order=order_of(pending.received.ask),
+            took_s=answered.took_s,
             tether_kind=pending.answer.tether.kind if tether is not None else "",
         )
         self._use.finish(done, tether, opening.tether.data, _nothing, now)

@@ -8,6 +8,7 @@ An Ask and an Open are repeated byte for byte until they are answered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -53,6 +54,9 @@ OPEN_REPEAT_S = (0.3, 0.6, 1.2, 2.4, 4.8)
 class _Asked(Step):
     pending: PendingAsk
     tag: bytes
+    sent_at: float
+    took_s: float = math.inf
+    """Until the Answer came."""
     in_stream: bool
     """Which way Ask and Open go; the Answer's way decides in the end."""
     failed: Callable[[float], None]
@@ -150,6 +154,7 @@ class Asking:
             deadline=deadline,
             pending=pending,
             tag=tag,
+            sent_at=now,
             in_stream=in_stream,
             failed=failed,
         )
@@ -249,6 +254,7 @@ class Asking:
             self._use.counters["answer_unexpected"] += 1
         elif not asked.is_busy_with(body):
             asked.in_stream = in_stream
+            asked.took_s = now - asked.sent_at
             self._verify_answer(asked, body, now)
 
     def _verify_answer(self, asked: _Asked, body: bytes, now: float) -> None:
@@ -366,6 +372,7 @@ class Asking:
             answer.features,
             asked=True,
             order=order_of(received.pending.ask),
+            took_s=asked.took_s,
             tether_kind=answer.tether.kind if tether is not None else "",
         )
         self._use.finish(done, tether, None, opened.stop_repeating, now)

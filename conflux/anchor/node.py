@@ -387,21 +387,21 @@ class Anchor:
     def _ask_tether(self, node: NodeId, now: float) -> None:
         self.asker.tether(node, now)
 
-    # Routes
+    # Routes and reports
 
     def _seek(self, target: NodeId, relays: int, avoid: Sequence[NodeId], now: float) -> None:
         self.seeking.seek(target, relays=relays, avoid=avoid, now=now)
 
     def _want(self, session: Session, now: float) -> Reach:
-        return self.routing.want(session.peer, is_ready=session.confirmed, now=now)
+        return self.routing.want(
+            session.peer, is_ready=session.confirmed, answered_s=session.answered_s, now=now
+        )
 
     def _route_lost(self, reach: Reach, route: Route, now: float) -> None:
         self.resender.lost(reach, route, now)
 
     def _route_untried(self, reach: Reach, route: Route, now: float) -> None:
         self.resender.untried(reach, route, now)
-
-    # Reports
 
     def _sent(self, session: Session, route: Route, frame: bytearray, now: float) -> None:
         self.resender.kept(session, route, frame, now)

@@ -3,7 +3,7 @@
 A Reach is one destination in use. Its routes come from a direct tether (no set-up, label 0) and
 from relays (set up hop by hop). The search, while there is no direct route:
 
-    want ──► known neighbours and hints at once ──250 ms──► ask for relays ──back-off──► again
+    want ──► known neighbours and hints at once ──0.1 s──► ask for relays ──back-off──► again
                                                      ├─1 s──► seek paths over 2, 3, 4 relays
                                                      └─30 s, doubling──► try directly again
 
@@ -46,7 +46,12 @@ from conflux.wire.inband import (
 
 WANTED_RELAYED = 2
 ATTEMPT_DELAY_S = 0.25
-"""Head start of the direct way (RFC 8305 §5, Connection Attempt Delay)."""
+"""Head start of the direct way at most (RFC 8305 §5, Connection Attempt Delay)."""
+ATTEMPT_DELAY_MIN_S = 0.1
+"""At least: RFC 8305 §5 recommends no less."""
+ATTEMPT_ANSWERS = 3
+"""Between them so many times what the peer took to answer in the handshake: the Open is under way
+for a half, and a tether takes two round trips."""
 SEARCH_S = (0.4, 0.6, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 NO_ROUTE_SEARCH_S = 2.0
 """The longest pause of the search while there is no route at all."""
@@ -142,9 +147,12 @@ class Routing:
             route.neighbour is neighbour for reach in self.all() for route in reach.routes
         )
 
-    def want(self, peer: Peer, *, is_ready: bool, now: float) -> Reach:
+    def want(
+        self, peer: Peer, *, is_ready: bool, answered_s: float = math.inf, now: float
+    ) -> Reach:
         """Begin to reach *peer*, or go on doing so. *is_ready*: it has shown that it has the keys.
 
+        *answered_s*: how long it took to answer in the handshake, as far as that is known.
         Until `ready` is called for it, routes to a peer that is not are set up and take nothing.
         """
         reach = self._reaches.get(peer.node_id)
@@ -158,7 +166,8 @@ class Routing:
             self.ready(peer.node_id, now=now)
         if not reach.has_direct:
             self._try_known(reach, now)
-            self._search_after(reach, ATTEMPT_DELAY_S, now)
+            likely_s = max(ATTEMPT_ANSWERS * answered_s, ATTEMPT_DELAY_MIN_S)
+            self._search_after(reach, min(likely_s, ATTEMPT_DELAY_S), now)
         return reach
 
     def ready(self, node: NodeId, *, now: float) -> None:

@@ -209,6 +209,7 @@ class Sessions(Mapping[NodeId, Session]):
             last_sent=now,
             last_received=now,
             order=done.order,
+            answered_s=done.took_s,
             # Who answered has seen the Open; who asked waits for the first frame.
             confirmed=not done.asked,
         )
@@ -252,7 +253,9 @@ class Sessions(Mapping[NodeId, Session]):
 
     def _greet(self, session: Session, now: float) -> None:
         """Show the peer by an empty frame that we hold the keys, as soon as there is a way."""
-        reach = self._routing.want(session.peer, is_ready=True, now=now)
+        reach = self._routing.want(
+            session.peer, is_ready=True, answered_s=session.answered_s, now=now
+        )
         session.owes_greeting = not self._egress.greet(session, reach, now=now)
 
     # New keys

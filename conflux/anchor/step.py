@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Established:
     """Whether this node asked: which of the two streams is its own."""
     order: tuple[int, bytes]
     """When it was asked for, and the Ask's nonce: of two handshakes both ends prefer one."""
+    took_s: float = math.inf
+    """From this node's message to the peer's answer to it, work and ways included."""
     tether_kind: str = ""
     """The kind of the tether that was agreed on, if any."""
 

@@ -209,6 +209,8 @@ class Session:
     """The largest packet that the peer's interface takes."""
     order: tuple[int, bytes] = (0, b"")
     """When it was asked for: of two sessions made at once, both ends keep the later one."""
+    answered_s: float = math.inf
+    """How long the peer took to answer our message of the handshake, ways included."""
     confirmed: bool = False
     """Whether the peer has shown that it holds the keys, too."""
     ledger: Ledger = field(default_factory=Ledger)
