@@ -12,7 +12,7 @@ UDP_PORT = 4_444
 
 @pytest.fixture(scope="module")
 def five(overlay):
-    """Two confluxes with every kind and a firewalled one, one with UDP and one with WebRTC alone."""
+    """Three with every kind, one of them firewalled; one with UDP alone, one with WebRTC alone."""
     overlay.start_guardian()
     pins = {"london": "", "tokyo": "", "walled": "", "udp-only": "udp", "webrtc-only": "webrtc"}
     nodes = []

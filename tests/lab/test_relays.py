@@ -32,10 +32,14 @@ def relay_in_use(source, target, relays):
 
 
 def use_both(overlay, source, target):
-    """Wait until what *source* sends to *target* may take either relay."""
+    """Wait until what *source* sends to *target* may take either relay.
+
+    A spare one is asked for ever more rarely, and each time any of the four nodes is drawn.
+    """
     overlay.until(
         lambda: source.reaches(target) and middle(source.paths_in_use(target)) == set(RELAYS),
         f"{source.name} to use both relays",
+        within_s=150,
     )
 
 
