@@ -6,7 +6,7 @@ BIN   := $(VENV)/bin
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo test test-all lint types bench bench-micro fuzz lock clean
+.PHONY: help env demo build test test-all lint types bench bench-micro fuzz lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -20,6 +20,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(wildcard plugins/*/pyproject.
 demo: env ## Two hosts talk over VeilNet through a relay
 	@tools/need demo
 	@$(BIN)/veilnet-conflux demo $(ARGS)
+
+build: env ## Wheels, executable and Debian package, into dist/; WHAT=wheels|executable|debian
+	@tools/need build
+	@$(BIN)/python tools/release $(WHAT)
 
 test: env lint types ## Lint, types, layers and every test that this machine can run
 	@tools/need test

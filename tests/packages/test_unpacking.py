@@ -1,0 +1,116 @@
+"""The executable unpacks itself once, wholly or not at all, and becomes what it unpacked.
+
+With a program of ten lines in the archive; tests/lab/test_packages.py has the real one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("on Windows the executable is not a script", allow_module_level=True)
+
+PROGRAM = '#!/bin/sh\necho "$$ $VEILNET_EXECUTABLE $*"\nexit 7\n'
+
+
+def archive(**files: str) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name.replace("_", "-"))
+            entry.size, entry.mode = len(text), 0o755
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return raw.getvalue()
+
+
+@pytest.fixture
+def executable(release, tmp_path) -> Path:
+    path = tmp_path / "a folder" / "veilnet-conflux"
+    path.parent.mkdir()
+    path.write_bytes(release.executable.packed(archive(veilnet_conflux=PROGRAM), "1.2", "here"))
+    path.chmod(0o755)
+    return path
+
+
+def start(executable: Path, unpack_dir: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [executable, *words],
+        env={"PATH": os.environ["PATH"], "VEILNET_UNPACK_DIR": str(unpack_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_becomes_the_program_with_its_words_its_name_and_its_process_id(executable, tmp_path):
+    process = start(executable, tmp_path / "unpacked", "status", "--json")
+    said, errors = process.communicate(timeout=30)
+    assert said.split(" ", 1) == [str(process.pid), f"{executable} status --json\n"], errors
+    assert process.returncode == 7
+
+
+def test_second_start_unpacks_nothing(executable, tmp_path):
+    unpacked = tmp_path / "unpacked"
+    start(executable, unpacked).communicate(timeout=30)
+    [folder] = unpacked.iterdir()
+    marker = folder / "veilnet-conflux"
+    before = marker.stat()
+    start(executable, unpacked).communicate(timeout=30)
+    after = marker.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_first_starts_at_once_leave_one_folder_and_all_run(executable, tmp_path):
+    unpacked = tmp_path / "unpacked"
+    processes = [start(executable, unpacked) for _ in range(8)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (7, "")
+    [folder] = unpacked.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["veilnet-conflux"]
+
+
+def test_another_version_has_a_folder_of_its_own(release, executable, tmp_path):
+    unpacked = tmp_path / "unpacked"
+    start(executable, unpacked).communicate(timeout=30)
+    other = archive(veilnet_conflux=PROGRAM.replace("exit 7", "exit 8"))
+    executable.write_bytes(release.executable.packed(other, "1.2", "here"))
+    process = start(executable, unpacked)
+    process.communicate(timeout=30)
+    assert process.returncode == 8
+    assert len(list(unpacked.iterdir())) == 2
+
+
+def test_file_that_was_cut_short_is_refused_and_leaves_nothing(executable, tmp_path):
+    unpacked = tmp_path / "unpacked"
+    whole = executable.read_bytes()
+    executable.write_bytes(whole[:-40])
+    process = start(executable, unpacked)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert errors.startswith(f"veilnet-conflux: cannot unpack into {unpacked}: ")
+    assert list(unpacked.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(executable, tmp_path):
+    (tmp_path / "file").touch()
+    process = start(executable, tmp_path / "file" / "below")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert errors.count("\n") == 1
+    assert errors.endswith("; name a folder in VEILNET_UNPACK_DIR\n")
+
+
+def test_it_unpacks_nowhere_near_a_home_for_root_and_into_the_cache_for_others(executable):
+    script = executable.read_bytes().partition(b"\nexec ")[0].decode()
+    assert 'elif [ "$(id -u)" = 0 ]; then\n' in script
+    root = script.split('"$(id -u)" = 0 ]; then\n', 1)[1].partition("else")[0]
+    assert "base=/var/lib/veilnet-conflux\n" in root
+    assert "HOME" not in root.replace("user's HOME", "")

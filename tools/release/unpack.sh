@@ -1,0 +1,45 @@
+#!/bin/sh
+# VeilNet Conflux @VERSION@ for @PLATFORM@, in one file: this script, then an archive.
+#
+# The first start unpacks the archive into a folder of this version's own; every start then becomes
+# the program in there, under the same process id. The folder is complete or not there. It is below
+# /var/lib/veilnet-conflux for root, else ~/.cache/veilnet-conflux; VEILNET_UNPACK_DIR names another.
+set -eu
+if [ -n "${VEILNET_UNPACK_DIR:-}" ]; then
+  base=$VEILNET_UNPACK_DIR
+elif [ "$(id -u)" = 0 ]; then
+  # Never a home: with a user's HOME, root would run what that user may write.
+  base=/var/lib/veilnet-conflux
+else
+  base=${XDG_CACHE_HOME:-$HOME/.cache}/veilnet-conflux
+fi
+folder=$base/@ID@
+
+fail() {
+  echo "veilnet-conflux: cannot unpack into $base: $1; name a folder in VEILNET_UNPACK_DIR" >&2
+  exit 3
+}
+
+unpack() {
+  reason=$(mkdir -p -m 755 "$base" 2>&1) || fail "$reason"
+  new=$(mktemp -d "$base/.new-XXXXXX" 2>&1) || fail "$new"
+  trap 'rm -rf "$new"' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  reason=$(tail -c +@OFFSET@ "$0" | tar -xzf - -C "$new" 2>&1) || fail "$reason"
+  # After a loss of power the folder must not be there with empty files in it.
+  sync
+  # Of two first starts one comes later: then this moves into the other's folder, and is removed.
+  mv "$new" "$folder" 2>/dev/null || [ -d "$folder" ] || fail "$folder cannot be made"
+  rm -rf "$folder/${new##*/}"
+  trap - EXIT INT TERM HUP
+}
+
+[ -x "$folder/veilnet-conflux" ] || { umask 022; unpack; }
+case $0 in
+  /*) VEILNET_EXECUTABLE=$0 ;;
+  *) VEILNET_EXECUTABLE=$PWD/$0 ;;
+esac
+export VEILNET_EXECUTABLE
+exec "$folder/veilnet-conflux" "$@"
+exit 3
