@@ -24,6 +24,15 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_S = 900.0
 DEBIAN_PYTHON = Path("/usr/bin/python3")
 
+PAGE = (ROOT / "docs" / "install.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- test: ([\w-]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+
+
+def typed(block: str) -> list[str]:
+    """The commands of a block of docs/install.md, as root types them."""
+    return BLOCKS[block].replace("sudo ", "").replace("\\\n", "").splitlines()
+
+
 Build = Callable[[str], list[Path]]
 
 
@@ -96,8 +105,7 @@ class Root:
             mount -t tmpfs -o mode=755 lab {self.path}/run
             mount -t tmpfs -o mode=1777 lab {self.path}/tmp
             mkdir -p {self.path}{shared} && mount --bind {shared} {self.path}{shared}
-            rm -f {self.path}/etc/apt/apt.conf.d/docker-*
-        """
+                    """
         self.world.run(["sh", "-c", script])
 
     def enter(self, *argv: object) -> list[str]:
@@ -154,29 +162,32 @@ def executable(build) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(executable, overlay) -> list[str]:
-    """The start of a command line: the executable on a machine that has no Python."""
+def bare(executable, overlay) -> Root:
+    """A machine without Python that has the executable as the page says."""
+    if os.geteuid() != 0:
+        pytest.skip("a root of its own for the executable takes root")
     bare = Root(overlay, "bare")
     for folder in ("root", *(str(path)[1:] for path in Path("/usr/lib").glob("python*"))):
         overlay.internet.world.run(["mount", "-t", "tmpfs", "lab", str(bare.path / folder)])
     bare.run("sh", "-c", "rm -f /usr/bin/python* /usr/local/bin/python*")
-    shutil.copy(executable, overlay.folder / "veilnet-conflux")
     assert bare.run("sh", "-c", "command -v python3 || echo none") == "none\n"
-    return bare.enter(
-        f"VEILNET_UNPACK_DIR={overlay.folder}/unpacked", overlay.folder / "veilnet-conflux"
-    )
+    shutil.copy(executable, overlay.folder)
+    *put, register = typed("executable")
+    bare.run("mv", overlay.folder / executable.name, f"/root/{put[0].split()[-1]}")
+    bare.run("sh", "-c", "\n".join(put), cwd="/root")
+    assert register == "veilnet-conflux register -t TOKEN"
+    return bare
 
 
 @pytest.mark.thorough
-def test_executable_is_a_node_with_this_platforms_plugins(of_node, alone, overlay, peer):
-    place = overlay.internet.world
-    assert plugins_of(place, *alone) == set(of_node) - {"veilnet-conflux"}
-    node = member(overlay, "one-file", *alone)
+def test_executable_is_a_node_with_this_platforms_plugins(bare, of_node, overlay, peer):
+    program = bare.enter("veilnet-conflux")
+    assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
+    node = member(overlay, "one-file", *program)
     # A plugin's own program, the rule keeper, is started by the executable as by Python.
-    second = member(overlay, "beside", *alone, beside=node, options=["--tun-name", "second"])
+    second = member(overlay, "beside", *program, beside=node, options=["--tun-name", "second"])
     assert second.ping(peer, "-I", second.address)
-    rules = second.host.run(["ip", "rule"]).stdout
-    assert f"from {second.address} lookup" in rules
+    assert f"from {second.address} lookup" in second.host.run(["ip", "rule"]).stdout
     assert second.stop() == 0
     overlay.until(
         lambda: second.address not in second.host.run(["ip", "rule"]).stdout, "the rules to go"
@@ -185,13 +196,15 @@ def test_executable_is_a_node_with_this_platforms_plugins(of_node, alone, overla
 
 
 @pytest.mark.thorough
-def test_executable_that_is_killed_leaves_nothing_but_what_it_unpacked(alone, overlay, peer):
-    node = member(overlay, "killed", *alone)
+def test_executable_that_is_killed_leaves_nothing_but_what_it_unpacked(bare, overlay, peer):
+    node = member(overlay, "killed", *bare.enter("veilnet-conflux"))
     # The process that was started is the node: the script and what unpacked are gone.
     assert os.readlink(f"/proc/{node.process.program}/exe").endswith("/veilnet-conflux")
     node.kill()
-    [folder] = (overlay.folder / "unpacked").iterdir()
-    assert not folder.name.startswith(".")
+    [folder] = bare.run("ls", "-A", "/var/lib/veilnet-conflux").split()
+    assert not folder.startswith(".")
+    bare.run("sh", "-c", typed("executable-remove")[-1])
+    assert bare.run("find", "/usr", "/var/lib", "-name", "*veilnet*") == ""
 
 
 # Debian
@@ -202,15 +215,6 @@ def need_root_on_debian() -> None:
         pytest.skip("installing a Debian package takes root")
     if shutil.which("apt-get") is None or not DEBIAN_PYTHON.exists():
         pytest.skip("Debian packages are built and installed on Debian")
-
-
-PAGE = (ROOT / "docs" / "install.md").read_text()
-BLOCKS = dict(re.findall(r"<!-- test: ([\w-]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
-
-
-def typed(block: str) -> list[str]:
-    """The commands of a block of docs/install.md, for root."""
-    return BLOCKS[block].replace("sudo ", "").replace("\\\n", "").splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +228,13 @@ def debian(build, overlay) -> Iterator[Root]:
     return root
 
 
+def wheel_of_the_example(into: Path) -> None:
+    """Build the third-party plugin of examples/, under the name that the page has for one."""
+    argv = [Path(sys.executable).with_name("uv"), "build", "-q", "--wheel", "--offline"]
+    argv += ["--no-build-isolation", "--python", sys.executable, "-o", into]
+    subprocess.run([*argv, ROOT / "examples" / "conflux-plugin-xyz"], check=True)
+
+
 @pytest.mark.thorough
 def test_debian_package_is_installed_by_the_documented_command_and_removed(
     debian, of_node, overlay, peer
@@ -235,13 +246,40 @@ def test_debian_package_is_installed_by_the_documented_command_and_removed(
     assert debian.run("find", "/etc/systemd", "-name", "veilnet*") == ""
     program = debian.enter("veilnet-conflux")
     assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
-    assert register.startswith("veilnet-conflux register -t ")
+    assert register == "veilnet-conflux register -t TOKEN"
     assert_works(member(overlay, "debian", *program), peer)
 
-    # Registered or not, what the package brought goes with it.
+    wheel_of_the_example(overlay.folder / "added")
+    for command in typed("debian-plugin"):
+        debian.run(
+            *("env", f"PIP_FIND_LINKS={overlay.folder}/added", "sh", "-c", command), online=True
+        )
+    assert "conflux-plugin-xyz" in plugins_of(overlay.internet.world, *program)
+
+    # What was added goes, too.
     debian.run("sh", "-c", typed("debian-remove")[-1])
     assert "is not installed" in debian.run("sh", "-c", "dpkg -s veilnet-conflux 2>&1 || :")
     assert debian.run("find", "/usr", "/etc", "/var/lib", "-name", "*veilnet*") == ""
+
+
+# pip
+
+
+@pytest.mark.thorough
+def test_pip_installs_a_node_by_the_documented_commands(of_node, overlay, peer):
+    need_root_on_debian()
+    root = Root(overlay, "pip")
+    links, versions = overlay.folder / "links", overlay.folder / "versions.txt"
+    links.mkdir()
+    for path in of_node.values():
+        shutil.copy(path, links)
+    lock = (ROOT / "requirements.lock").read_text()
+    versions.write_text("\n".join(re.findall(r"^[\w.-]+==.*(?= \\$)", lock, re.MULTILINE)))
+    settings = f"PIP_FIND_LINKS={links}", f"PIP_CONSTRAINT={versions}"
+    root.run("env", *settings, "sh", "-ec", "\n".join(typed("pip")), online=True)
+    program = root.enter("/opt/veilnet/bin/veilnet-conflux")
+    assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
+    assert_works(member(overlay, "by-pip", *program), peer)
 
 
 # Docker, without an engine
@@ -311,8 +349,10 @@ def test_docker_image_by_its_own_steps_runs_a_node_that_is_not_root_and_is_healt
     name, value = dockerfile.last("ENV").split("=")
     token = overlay.admin("conflux", "create", "--user", "alice@example.org", "--plane", "home")
     node = overlay.host("container")
-    image.run("chown", "-R", f"{user}:", value)
     node.folder = image.path / value[1:]
+    # `read_only: true` and a volume.
+    for mount in (f"--bind {node.folder} {node.folder}", f"-o remount,ro {image.path}"):
+        overlay.internet.world.run(["mount", *mount.split()])
     guardian = f"http://{overlay.internet.address}:8000"
     variables = [
         f"{name}={value}",
@@ -321,15 +361,8 @@ def test_docker_image_by_its_own_steps_runs_a_node_that_is_not_root_and_is_healt
     ]
     started = [*dockerfile.argv("ENTRYPOINT"), *dockerfile.argv("CMD")]
     with node.log.open("w") as log:
-        node.process = node.host.popen(
-            [
-                "prlimit",
-                "--memlock=unlimited",
-                *image.enter("env", *variables, *contained, *started),
-            ],
-            stdout=log,
-            stderr=log,
-        )
+        argv = image.enter("env", *variables, *contained, *started)
+        node.process = node.host.popen(argv, stdout=log, stderr=log)
     check = image.enter("env", *variables, *contained, *dockerfile.argv("HEALTHCHECK"))
     overlay.until(
         lambda: node.host.run(check, check=False).returncode == 0, "the container to be healthy"

@@ -21,7 +21,7 @@ NAME = "veilnet-conflux"
 PYTHON = Path("/usr/bin/python3")
 """Debian's, whatever else is on PATH."""
 HOME = Path("/usr/lib/veilnet-conflux")
-SCRIPTS = ("postinst", "prerm")
+SCRIPTS = ("postinst", "prerm", "postrm")
 
 
 def build(dist: Path, work: Path) -> Path:
