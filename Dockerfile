@@ -26,7 +26,7 @@ RUN apt-get update \
 ENV VEILNET_CONFIG_DIR=/var/lib/veilnet
 VOLUME /var/lib/veilnet
 USER veilnet
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --start-interval=2s \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
   CMD ["sh", "-c", "veilnet-conflux status --json | grep -q '\"state\": \"running\"'"]
 ENTRYPOINT ["/usr/lib/veilnet-conflux/bin/python3-net-admin", "-I", "-m", "conflux"]
 CMD ["up", "--foreground"]

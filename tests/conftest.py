@@ -23,6 +23,7 @@ def release() -> Iterator[type]:
             steps: ModuleType = importlib.import_module("steps")
             wheels: ModuleType = importlib.import_module("wheels")
             executable: ModuleType = importlib.import_module("executable")
+            debian_package: ModuleType = importlib.import_module("debian_package")
 
         yield Release
     finally:

@@ -31,12 +31,17 @@ def build(dist: Path, work: Path) -> Path:
     version = str(parse_wheel_filename(members[wheels.KERNEL].name)[1])
     shutil.rmtree(work, ignore_errors=True)
     _fill_environment(work, minor, list(members.values()))
+    target = dist / f"{NAME}_{version}_{architecture}.deb"
+    pack(work, minor, architecture, version, target)
+    return target
+
+
+def pack(work: Path, minor: str, architecture: str, version: str, target: Path) -> None:
+    """Add to the files in *work* what makes them a package, and pack it."""
     _link_and_document(work, version)
     _control(work, minor, architecture, version)
-    target = dist / f"{NAME}_{version}_{architecture}.deb"
     # zstd: xz takes minutes for a seventh less.
     run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z12", "--build", work, target])
-    return target
 
 
 def _debian() -> tuple[str, str]:
@@ -76,7 +81,7 @@ def _fill_environment(work: Path, minor: str, members: list[Path]) -> None:
 
 
 def _link_and_document(work: Path, version: str) -> None:
-    (work / "usr" / "bin").mkdir()
+    (work / "usr" / "bin").mkdir(parents=True)
     (work / "usr" / "bin" / NAME).symlink_to(f"../lib/{NAME}/bin/{NAME}")
     documents = work / "usr" / "share" / "doc" / NAME
     documents.mkdir(parents=True)
