@@ -24,6 +24,7 @@ from conflux.lab import Host, Internet, LabError, Process, World, missing, until
 PLANE = "10.99.0.0/24"
 TALKERS = ("london", "tokyo")
 RELAYS = ("relay-east", "relay-west")
+GUARDIAN = "veilnet-guardian"
 SERVER_PORT = 8000
 MEGABYTE = 1_000_000
 READY_S = 40.0
@@ -39,6 +40,8 @@ class StepFailed(Exception):
 def run_demo(*, keep: bool, megabytes: int) -> bool:
     """Run it; return whether every step held. Raises Unavailable if this machine cannot."""
     lacking = missing()
+    if not os.access(_program(GUARDIAN), os.X_OK):
+        lacking.append(f"Guardian beside this program: `pip install {GUARDIAN}`")
     if lacking:
         raise Unavailable("the demo needs " + "; and ".join(lacking))
     picture = Picture()
@@ -105,7 +108,7 @@ class Demo:
         data = self._folder / "guardian"
 
         def guardian(*arguments: str, secret: str = "") -> str:
-            argv = [_program("veilnet-guardian"), *arguments, "--data-dir", str(data)]
+            argv = [_program(GUARDIAN), *arguments, "--data-dir", str(data)]
             return str(self._world.run(argv, input=secret).stdout).strip()
 
         guardian("user", "add", "demo@veilnet.example", "--password-stdin", secret=_password())
@@ -115,7 +118,7 @@ class Demo:
             "guardian",
             self._world,
             [
-                _program("veilnet-guardian"),
+                _program(GUARDIAN),
                 "serve",
                 "--data-dir",
                 str(data),

@@ -148,6 +148,11 @@ def test_wheels_in_an_environment_without_the_source_tree_are_a_node(
     assert overlay.internet.world.run([str(python), "-P", "-c", code]).stdout == "True\n"
     assert plugins_of(overlay.internet.world, program) == set(of_node) - {"veilnet-conflux"}
     assert_works(member(overlay, "from-wheels", program), peer)
+    demo = overlay.internet.world.run([str(program), "demo"], check=False)
+    assert (demo.returncode, demo.stdout) == (3, "")
+    assert demo.stderr.endswith(
+        "needs Guardian beside this program: `pip install veilnet-guardian`\n"
+    )
 
 
 # The executable
@@ -351,7 +356,7 @@ def test_docker_image_by_its_own_steps_runs_a_node_that_is_not_root_and_is_healt
     node = overlay.host("container")
     node.folder = image.path / value[1:]
     # `read_only: true` and a volume.
-    for mount in (f"--bind {node.folder} {node.folder}", f"-o remount,ro {image.path}"):
+    for mount in (f"--bind {node.folder} {node.folder}", f"-o remount,bind,ro {image.path}"):
         overlay.internet.world.run(["mount", *mount.split()])
     guardian = f"http://{overlay.internet.address}:8000"
     variables = [
