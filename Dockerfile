@@ -7,7 +7,6 @@ FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates make python3-venv
 WORKDIR /src
 COPY . .
-ARG SOURCE_DATE_EPOCH=1
 RUN make env && .venv/bin/python tools/release --into /built debian
 
 FROM debian:bookworm-slim

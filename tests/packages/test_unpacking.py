@@ -77,6 +77,21 @@ def test_first_starts_at_once_leave_one_folder_and_all_run(executable, tmp_path)
     assert [path.name for path in folder.iterdir()] == ["veilnet-conflux"]
 
 
+def test_program_has_the_umask_of_its_user_and_its_folder_is_nobody_elses_to_write(
+    release, executable, tmp_path
+):
+    umask = archive(veilnet_conflux="#!/bin/sh\numask\n")
+    executable.write_bytes(release.executable.packed(umask, "1.2", "here"))
+    before = os.umask(0o007)
+    try:
+        said = [start(executable, tmp_path / "unpacked").communicate(timeout=30)[0] for _ in "12"]
+    finally:
+        os.umask(before)
+    assert said == ["0007\n", "0007\n"]
+    [folder] = (tmp_path / "unpacked").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_another_version_has_a_folder_of_its_own(release, executable, tmp_path):
     unpacked = tmp_path / "unpacked"
     start(executable, unpacked).communicate(timeout=30)
@@ -108,9 +123,36 @@ def test_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(executable,
     assert errors.endswith("; name a folder in VEILNET_UNPACK_DIR\n")
 
 
-def test_it_unpacks_nowhere_near_a_home_for_root_and_into_the_cache_for_others(executable):
+@pytest.fixture
+def as_user(tmp_path):
+    """Run the executable as somebody who is not root, with these variables."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "bin" / "id").chmod(0o755)
+
+    def as_user(executable, **variables):
+        env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", **variables}
+        return subprocess.run([executable], env=env, capture_output=True, text=True, check=False)
+
+    return as_user
+
+
+def test_user_has_it_in_the_cache(executable, as_user, tmp_path):
+    assert as_user(executable, HOME=str(tmp_path / "home")).returncode == 7
+    assert list((tmp_path / "home" / ".cache" / "veilnet-conflux").iterdir())
+    assert as_user(executable, HOME="/nowhere", XDG_CACHE_HOME=str(tmp_path / "c")).returncode == 7
+    assert list((tmp_path / "c" / "veilnet-conflux").iterdir())
+
+
+def test_user_without_a_home_is_told_what_to_do(executable, as_user):
+    done = as_user(executable)
+    assert done.returncode == 2
+    assert done.stderr.endswith("HOME: is not set: name a folder in VEILNET_UNPACK_DIR\n")
+
+
+def test_root_never_has_it_in_a_home(executable):
     script = executable.read_bytes().partition(b"\nexec ")[0].decode()
-    assert 'elif [ "$(id -u)" = 0 ]; then\n' in script
-    root = script.split('"$(id -u)" = 0 ]; then\n', 1)[1].partition("else")[0]
-    assert "base=/var/lib/veilnet-conflux\n" in root
-    assert "HOME" not in root.replace("user's HOME", "")
+    root = script.split('[ "$(id -u)" = 0 ]; then\n', 1)[1].partition("else")[0]
+    assert [line.strip() for line in root.splitlines() if "=" in line] == [
+        "base=/var/lib/veilnet-conflux"
+    ]

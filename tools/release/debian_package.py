@@ -101,7 +101,6 @@ def _control(work: Path, minor: str, architecture: str, version: str) -> None:
         "VERSION": version,
         "ARCHITECTURE": architecture,
         "MINOR": minor,
-        "NEXT": "3.{}".format(int(minor.partition(".")[2]) + 1),
         "SIZE": str(sum(path.stat().st_size for path in files) // 1024),
     }
     control = (HERE / "debian" / "control.in").read_text()

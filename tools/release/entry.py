@@ -16,6 +16,8 @@ IGNORED = {"-I", "-S", "-E", "-B", "-s", "-u"}
 
 
 def main() -> None:
+    # What was started by its user, where that is not what the system calls the program.
+    sys.argv[0] = os.environ.pop("VEILNET_EXECUTABLE", sys.argv[0])
     words = sys.argv[1:]
     while words and words[0] in IGNORED:
         words.pop(0)
@@ -30,8 +32,6 @@ def main() -> None:
             sys.argv = [file, *rest]
             runpy.run_path(file, run_name="__main__")
         case _:
-            # What was started by its user, where that is not what the system calls the program.
-            sys.argv[0] = os.environ.pop("VEILNET_EXECUTABLE", sys.argv[0])
             from conflux.__main__ import main as command_line
 
             command_line()

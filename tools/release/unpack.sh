@@ -11,7 +11,7 @@ elif [ "$(id -u)" = 0 ]; then
   # Never a home: with a user's HOME, root would run what that user may write.
   base=/var/lib/veilnet-conflux
 else
-  base=${XDG_CACHE_HOME:-$HOME/.cache}/veilnet-conflux
+  base=${XDG_CACHE_HOME:-${HOME:?is not set: name a folder in VEILNET_UNPACK_DIR}/.cache}/veilnet-conflux
 fi
 folder=$base/@ID@
 
@@ -27,6 +27,7 @@ unpack() {
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
   reason=$(tail -c +@OFFSET@ "$0" | tar -xzf - -C "$new" 2>&1) || fail "$reason"
+  chmod 755 "$new"
   # After a loss of power the folder must not be there with empty files in it.
   sync
   # Of two first starts one comes later: then this moves into the other's folder, and is removed.
@@ -35,11 +36,15 @@ unpack() {
   trap - EXIT INT TERM HUP
 }
 
-[ -x "$folder/veilnet-conflux" ] || { umask 022; unpack; }
+if ! [ -x "$folder/veilnet-conflux" ]; then
+  before=$(umask)
+  umask 022
+  unpack
+  umask "$before"
+fi
 case $0 in
   /*) VEILNET_EXECUTABLE=$0 ;;
   *) VEILNET_EXECUTABLE=$PWD/$0 ;;
 esac
 export VEILNET_EXECUTABLE
 exec "$folder/veilnet-conflux" "$@"
-exit 3
