@@ -101,6 +101,7 @@ class Node:
     async def run(self, on_running: Callable[[], None] = lambda: None) -> None:
         """Live until `stop`, SIGTERM or SIGINT. Raises UsageError with what to do."""
         stop_on_signals(self.stop)
+        refused: UsageError | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 life = tasks.create_task(self._live(on_running))
@@ -109,7 +110,10 @@ class Node:
                 life.cancel()
                 end.cancel()
         except* UsageError as group:
-            raise _first(group) from None
+            # Raised below: Python 3.11.2, that of Debian 12, would wrap it in a group of its own.
+            refused = _first(group)
+        if refused is not None:
+            raise refused
 
     def stop(self) -> None:
         self._stop.set()

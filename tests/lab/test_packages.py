@@ -355,9 +355,11 @@ def test_docker_image_by_its_own_steps_runs_a_node_that_is_not_root_and_is_healt
     token = overlay.admin("conflux", "create", "--user", "alice@example.org", "--plane", "home")
     node = overlay.host("container")
     node.folder = image.path / value[1:]
-    # `read_only: true` and a volume.
+    # The device as an engine makes it, and then `read_only: true` and a volume.
+    image.world.run(["sh", "-c", f"mknod -m 666 {image.path}/tmp/tun c 10 200"])
+    image.world.run(["mount", "--bind", f"{image.path}/tmp/tun", f"{image.path}/dev/net/tun"])
     for mount in (f"--bind {node.folder} {node.folder}", f"-o remount,bind,ro {image.path}"):
-        overlay.internet.world.run(["mount", *mount.split()])
+        image.world.run(["mount", *mount.split()])
     guardian = f"http://{overlay.internet.address}:8000"
     variables = [
         f"{name}={value}",

@@ -113,6 +113,7 @@ async def _run(parts: _Parts, announce: Callable[[str], None]) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    failed: GuardianError | None = None
     try:
         async with asyncio.TaskGroup() as group:
             tasks = []
@@ -131,11 +132,14 @@ async def _run(parts: _Parts, announce: Callable[[str], None]) -> None:
             await serving
             for task in reversed(tasks):
                 task.cancel()
-    except* GuardianError as failed:
-        raise _first(failed) from None
+    except* GuardianError as failures:
+        # Raised below: Python 3.11.2, that of Debian 12, would wrap it in a group of its own.
+        failed = _first(failures)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+    if failed is not None:
+        raise failed
 
 
 async def _configure(master: EmbeddedMaster, guardian: Guardian) -> None:
