@@ -15,7 +15,7 @@ COPY --from=build /built/dist /built
 # command that only looks, `veilnet-conflux status`, is by the other Python, which has none.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends /built/*.deb libcap2-bin \
- && useradd --system --user-group --home-dir /var/lib/veilnet --create-home veilnet \
+ && useradd --system --gid veilnet --home-dir /var/lib/veilnet --create-home veilnet \
  && cp "$(readlink -f /usr/bin/python3)" /usr/lib/veilnet-conflux/bin/python3-net-admin \
  && chown root:veilnet /usr/lib/veilnet-conflux/bin/python3-net-admin \
  && chmod 750 /usr/lib/veilnet-conflux/bin/python3-net-admin \

@@ -249,6 +249,7 @@ def test_debian_package_is_installed_by_the_documented_command_and_removed(
     assert "install ok installed" in debian.run("dpkg", "--status", "veilnet-conflux")
     assert debian.run("dpkg", "--verify", "veilnet-conflux") == ""
     assert debian.run("find", "/etc/systemd", "-name", "veilnet*") == ""
+    assert debian.run("getent", "group", "veilnet")
     program = debian.enter("veilnet-conflux")
     assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
     assert register == "veilnet-conflux register -t TOKEN"

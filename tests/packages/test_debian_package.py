@@ -39,7 +39,7 @@ def package(release, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("Package", "veilnet-conflux"),
         ("Version", "1.2"),
         ("Architecture", "amd64"),
-        ("Depends", "python3.11, libc6 (>= 2.34)"),
+        ("Depends", "python3.11, libc6 (>= 2.34), passwd"),
     ],
 )
 def test_its_fields(package, field, value):
@@ -73,9 +73,10 @@ def test_scripts_are_sound_and_do_nothing_at_an_upgrade_of_what_does_not_run(
     deb("--control", package, tmp_path)
     path = tmp_path / script
     subprocess.run(["sh", "-n", path], check=True)
-    # There is one program: whatever else is called is an error.
-    (tmp_path / "systemctl").write_text("#!/bin/sh\n[ $2 = is-active ] && exit 3\necho $*\n")
-    (tmp_path / "systemctl").chmod(0o755)
+    # These are the programs: whatever else is called is an error.
+    for name, does in {"systemctl": "[ $2 = is-active ] && exit 3; echo $*", "getent": ":"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
     for words in (["configure", "1.1"], ["upgrade", "1.2"], ["abort-upgrade", "1.1"]):
         argv, env = ["/bin/sh", path, *words], {"PATH": str(tmp_path)}
         done = subprocess.run(argv, env=env, capture_output=True, check=False)
