@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -198,6 +199,27 @@ def test_executable_is_a_node_with_this_platforms_plugins(bare, of_node, overlay
         lambda: second.address not in second.host.run(["ip", "rule"]).stdout, "the rules to go"
     )
     assert_works(node, peer)
+
+
+@pytest.mark.thorough
+def test_executable_has_every_file_of_the_wheels_and_can_import_every_module(bare, of_node):
+    wanted = {
+        name
+        for path in of_node.values()
+        for name in zipfile.ZipFile(path).namelist()
+        if not name.startswith("conflux/testing/") and ".dist-info/" not in name
+    }
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in wanted
+        if name.endswith(".py")
+    }
+    assert len(modules) > 100
+    code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]"
+    bare.run("veilnet-conflux", "-c", code, *sorted(modules))
+    folder = bare.run("sh", "-c", "echo /var/lib/veilnet-conflux/*/_internal").strip()
+    there = bare.run("find", folder, "-type", "f", "-printf", "%P\\n").splitlines()
+    assert wanted - set(there) == set()
 
 
 @pytest.mark.thorough

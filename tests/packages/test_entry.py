@@ -51,6 +51,9 @@ def test_all_else_is_for_the_command_line(words):
     assert done.stdout.replace("entry.py", "-") == ours.stdout.replace("python -m conflux", "-")
 
 
-def test_program_is_called_what_its_user_started():
-    done = entry("info", "--help", VEILNET_EXECUTABLE="/usr/local/bin/veilnet-conflux")
+def test_program_is_the_file_that_its_user_started():
+    file = "/usr/local/bin/veilnet-conflux"
+    code = "import os, sys; print(sys.executable, 'CONFLUX_EXECUTABLE' in os.environ)"
+    assert entry("-c", code, CONFLUX_EXECUTABLE=file).stdout == f"{file} False\n"
+    done = entry("info", "--help", CONFLUX_EXECUTABLE="/usr/local/bin/veilnet-conflux")
     assert done.stdout.startswith("Usage: veilnet-conflux info")

@@ -17,7 +17,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("on Windows the executable is not a script", allow_module_level=True)
 
-PROGRAM = '#!/bin/sh\necho "$$ $VEILNET_EXECUTABLE $*"\nexit 7\n'
+PROGRAM = '#!/bin/sh\necho "$$ $CONFLUX_EXECUTABLE $*"\nexit 7\n'
 
 
 def archive(**files: str) -> bytes:
@@ -42,7 +42,7 @@ def executable(release, tmp_path) -> Path:
 def start(executable: Path, unpack_dir: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [executable, *words],
-        env={"PATH": os.environ["PATH"], "VEILNET_UNPACK_DIR": str(unpack_dir)},
+        env={"PATH": os.environ["PATH"], "CONFLUX_UNPACK_DIR": str(unpack_dir)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -120,7 +120,7 @@ def test_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(executable,
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 3
     assert errors.count("\n") == 1
-    assert errors.endswith("; name a folder in VEILNET_UNPACK_DIR\n")
+    assert errors.endswith("; name a folder in CONFLUX_UNPACK_DIR\n")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_user_has_it_in_the_cache(executable, as_user, tmp_path):
 def test_user_without_a_home_is_told_what_to_do(executable, as_user):
     done = as_user(executable)
     assert done.returncode == 2
-    assert done.stderr.endswith("HOME: is not set: name a folder in VEILNET_UNPACK_DIR\n")
+    assert done.stderr.endswith("HOME: is not set: name a folder in CONFLUX_UNPACK_DIR\n")
 
 
 def test_root_never_has_it_in_a_home(executable):

@@ -12,12 +12,13 @@ import os
 import runpy
 import sys
 
-IGNORED = {"-I", "-S", "-E", "-B", "-s", "-u"}
+IGNORED = {"-I", "-P", "-S", "-E", "-B", "-s", "-u"}
 
 
 def main() -> None:
-    # What was started by its user, where that is not what the system calls the program.
-    sys.argv[0] = os.environ.pop("VEILNET_EXECUTABLE", sys.argv[0])
+    # The file that its user has, not what it unpacked: a service that names it is upgraded with it.
+    if file := os.environ.pop("CONFLUX_EXECUTABLE", ""):
+        sys.argv[0] = sys.executable = file
     words = sys.argv[1:]
     while words and words[0] in IGNORED:
         words.pop(0)

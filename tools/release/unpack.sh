@@ -3,20 +3,22 @@
 #
 # The first start unpacks the archive into a folder of this version's own; every start then becomes
 # the program in there, under the same process id. The folder is complete or not there. It is below
-# /var/lib/veilnet-conflux for root, else ~/.cache/veilnet-conflux; VEILNET_UNPACK_DIR names another.
+# /var/lib/veilnet-conflux for root, for others below ~/.cache/veilnet-conflux, or where
+# CONFLUX_UNPACK_DIR says.
 set -eu
-if [ -n "${VEILNET_UNPACK_DIR:-}" ]; then
-  base=$VEILNET_UNPACK_DIR
+if [ -n "${CONFLUX_UNPACK_DIR:-}" ]; then
+  base=$CONFLUX_UNPACK_DIR
 elif [ "$(id -u)" = 0 ]; then
   # Never a home: with a user's HOME, root would run what that user may write.
   base=/var/lib/veilnet-conflux
 else
-  base=${XDG_CACHE_HOME:-${HOME:?is not set: name a folder in VEILNET_UNPACK_DIR}/.cache}/veilnet-conflux
+  cache=${XDG_CACHE_HOME:-${HOME:?is not set: name a folder in CONFLUX_UNPACK_DIR}/.cache}
+  base=$cache/veilnet-conflux
 fi
 folder=$base/@ID@
 
 fail() {
-  echo "veilnet-conflux: cannot unpack into $base: $1; name a folder in VEILNET_UNPACK_DIR" >&2
+  echo "veilnet-conflux: cannot unpack into $base: $1; name a folder in CONFLUX_UNPACK_DIR" >&2
   exit 3
 }
 
@@ -43,8 +45,8 @@ if ! [ -x "$folder/veilnet-conflux" ]; then
   umask "$before"
 fi
 case $0 in
-  /*) VEILNET_EXECUTABLE=$0 ;;
-  *) VEILNET_EXECUTABLE=$PWD/$0 ;;
+  /*) CONFLUX_EXECUTABLE=$0 ;;
+  *) CONFLUX_EXECUTABLE=$PWD/$0 ;;
 esac
-export VEILNET_EXECUTABLE
+export CONFLUX_EXECUTABLE
 exec "$folder/veilnet-conflux" "$@"
