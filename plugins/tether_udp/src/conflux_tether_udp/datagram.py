@@ -45,6 +45,11 @@ class Kind(enum.IntEnum):
     """The same, from an address that may not be the one to answer to."""
 
 
+def batch(datagram_bytes: int) -> int:
+    """How many datagrams of that size one system call takes, be it to send or to receive them."""
+    return min(MAX_PIECES, MAX_DATAGRAM_BYTES // datagram_bytes)
+
+
 TAILS = tuple(
     tuple(bytes((index, last)) for index in range(last + 1)) for last in range(MAX_PIECES)
 )

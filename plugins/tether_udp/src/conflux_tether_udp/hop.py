@@ -19,11 +19,11 @@ from conflux_tether_udp.datagram import (
     BASE_BYTES,
     HEADER_BYTES,
     MAX_DATAGRAM_BYTES,
-    MAX_PIECES,
     OVERHEAD_BYTES,
     TAILS,
     Cutter,
     Kind,
+    batch,
     single,
 )
 from conflux_tether_udp.keys import TAG_BYTES
@@ -141,9 +141,8 @@ class Hop:
 
     def unit_bytes(self) -> int:
         """The largest message that is worth making one, by the path's size and loss."""
-        datagram_bytes = self._piece_bytes + HEADER_BYTES
-        most = min(MAX_PIECES, MAX_DATAGRAM_BYTES // datagram_bytes)
-        return min(self._loss.unit(most) * self._piece_bytes - TAG_BYTES, MAX_MESSAGE_BYTES)
+        pieces = self._loss.unit(batch(self.datagram_bytes))
+        return min(pieces * self._piece_bytes - TAG_BYTES, MAX_MESSAGE_BYTES)
 
     @property
     def rtt_s(self) -> float | None:

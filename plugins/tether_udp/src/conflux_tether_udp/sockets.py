@@ -21,6 +21,7 @@ from conflux_tether_udp.datagram import (
     HEADER_BYTES,
     MAX_DATAGRAM_BYTES,
     MAX_PIECES,
+    batch,
     lay_out,
 )
 from conflux_tether_udp.paths import Address, Path
@@ -256,7 +257,7 @@ class UdpSocket:
             return
         step = 2
         if len(parts) > 2 and path.remote not in self._plain_only:
-            step = 2 * min(MAX_PIECES, MAX_DATAGRAM_BYTES // each)
+            step = 2 * batch(each)
         for start in range(0, len(parts), step):
             some = parts[start : start + step]
             if self._queue or not self._try(sender, path, some, each):

@@ -91,7 +91,7 @@ class LinuxTun(TunDevice):
         self.gso = gso
         self.layout = Layout.VIRTIO if gso else Layout.BARE
         if gso:
-            longest = offload.MAX_PACKET_BYTES if gso - {Gso.NONE} else mtu_bytes
+            longest = max(mtu_bytes, offload.GSO_BYTES if gso - {Gso.NONE} else 0)
             self.record_bytes = SIZE_BYTES + HEADER_BYTES + longest
         else:
             self.record_bytes = SIZE_BYTES + mtu_bytes
