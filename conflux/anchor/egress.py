@@ -27,6 +27,7 @@ from conflux.wire import ip, segment
 from conflux.wire.credentials import Network
 from conflux.wire.cut import Run, add, superframes
 from conflux.wire.frame import IN_STREAM, MAX_SUPERFRAME_BYTES, SIZE, bare, records
+from conflux.wire.join import join
 
 WAITING_BYTES = 65_536
 WAITING_TOTAL_BYTES = 16 * 2**20
@@ -105,6 +106,8 @@ class Egress:
         """
         groups: dict[tuple[Egresser, int], list[Run]] = {}
         is_virtio = burst[:1] == _VIRTIO
+        if is_virtio:
+            burst = join(burst)
         try:
             for record, packet, end in records(burst):
                 key = self._classify(burst[packet:end])

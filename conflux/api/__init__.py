@@ -49,6 +49,7 @@ from conflux.api.tether import (
     TetherStats,
 )
 from conflux.api.tun import (
+    MAX_GSO_BYTES,
     MAX_RECORD_BYTES,
     Gso,
     Layout,
@@ -84,6 +85,7 @@ __all__ = [
     "MAX_CONTROL_BYTES",
     "MAX_DESCRIPTION_BYTES",
     "MAX_MESSAGE_BYTES",
+    "MAX_GSO_BYTES",
     "MAX_RECORD_BYTES",
     "NodeId",
     "Path",

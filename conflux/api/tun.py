@@ -24,6 +24,12 @@ from conflux.api.types import Settings
 MAX_RECORD_BYTES = 65_494
 """The largest record that fits one frame, size field included. No larger one is carried."""
 
+MAX_GSO_BYTES = 62_400
+"""How long a packet that stands for several should be at most. Alone in a superframe it leaves as
+one batch of datagrams over any link of 1,280 to 9,000 bytes: 44 pieces of 1,456 bytes have room for
+a packet of 63,995, 7 of 8,936 for 62,483 (docs/protocol/udp-tether.md §2, §8). What is longer than
+that becomes two frames, the second almost empty."""
+
 
 class Layout(enum.IntEnum):
     """What a record's body is. The value is a superframe's first byte."""

@@ -6,12 +6,13 @@ become two frames, the second almost empty.
 
 import pytest
 
+from conflux.api import MAX_GSO_BYTES
 from conflux.wire.frame import HEADER_BYTES as FRAME_HEADER_BYTES
+from conflux.wire.frame import SIZE
 from conflux.wire.frame import TAG_BYTES as FRAME_TAG_BYTES
 from conflux.wire.segment import HEADER as VIRTIO
 from conflux_tether_udp.datagram import HEADER_BYTES, batch
 from conflux_tether_udp.keys import TAG_BYTES
-from conflux_tun_linux.offload import GSO_BYTES, SIZE_BYTES
 
 UDP_BYTES = (28, 48)
 """Headers of UDP over IPv4 and IPv6."""
@@ -22,5 +23,5 @@ UDP_BYTES = (28, 48)
 def test_full_record_leaves_in_one_batch_over_usual_links(link_bytes, headers):
     each = link_bytes - headers
     message = batch(each) * (each - HEADER_BYTES) - TAG_BYTES
-    superframe = 1 + SIZE_BYTES + VIRTIO.size + GSO_BYTES
+    superframe = 1 + SIZE.size + VIRTIO.size + MAX_GSO_BYTES
     assert FRAME_HEADER_BYTES + superframe + FRAME_TAG_BYTES <= message

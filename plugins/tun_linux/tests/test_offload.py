@@ -14,13 +14,20 @@ from typing import Any
 
 import pytest
 
-from conflux.api import MAX_RECORD_BYTES, Gso, Layout, TunConfig, TunDevice, UsageError
+from conflux.api import (
+    MAX_GSO_BYTES,
+    MAX_RECORD_BYTES,
+    Gso,
+    Layout,
+    TunConfig,
+    TunDevice,
+    UsageError,
+)
 from conflux.testing.packets import udp_packet
 from conflux.testing.tun import cut_up
 from conflux.testing.virtio import virtio_body
 from conflux_tun_linux import offload
 from conflux_tun_linux.device import LinuxTunDriver
-from conflux_tun_linux.offload import GSO_BYTES
 
 HERE, THERE = ip_address("10.128.0.7"), ip_address("10.128.0.9")
 PORT = 47_808  # conflux.testing.packets
@@ -74,10 +81,10 @@ def test_interface_gives_records_that_fit_a_frame() -> None:
     async def main() -> None:
         device = await open_tun()
         assert (device.layout, device.gso) == (Layout.VIRTIO, frozenset(Gso))
-        assert device.record_bytes == GSO_BYTES + 12 <= MAX_RECORD_BYTES
+        assert device.record_bytes == MAX_GSO_BYTES + 12 <= MAX_RECORD_BYTES
         found = link()
         assert found["linkinfo"]["info_data"]["vnet_hdr"] is True
-        assert found["gso_max_size"] == GSO_BYTES
+        assert found["gso_max_size"] == MAX_GSO_BYTES
         device.close()
 
     asyncio.run(main())
@@ -182,7 +189,7 @@ def test_kernel_that_can_do_less_does_less(
 
 @pytest.mark.lab
 def test_kernel_that_keeps_no_limit_gives_single_packets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload, "GSO_BYTES", 0xFFFF_FFFF)  # is not kept: 65,536 is most
+    monkeypatch.setattr(offload, "MAX_GSO_BYTES", 0xFFFF_FFFF)  # is not kept: 65,536 is most
 
     async def main() -> None:
         device = await open_tun()

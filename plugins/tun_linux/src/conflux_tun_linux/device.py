@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 
 from conflux.api import (
+    MAX_GSO_BYTES,
     Closed,
     Gso,
     Layout,
@@ -91,7 +92,7 @@ class LinuxTun(TunDevice):
         self.gso = gso
         self.layout = Layout.VIRTIO if gso else Layout.BARE
         if gso:
-            longest = max(mtu_bytes, offload.GSO_BYTES if gso - {Gso.NONE} else 0)
+            longest = max(mtu_bytes, MAX_GSO_BYTES if gso - {Gso.NONE} else 0)
             self.record_bytes = SIZE_BYTES + HEADER_BYTES + longest
         else:
             self.record_bytes = SIZE_BYTES + mtu_bytes

@@ -13,17 +13,11 @@ import struct
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from conflux.api import MAX_RECORD_BYTES, Gso
+from conflux.api import MAX_GSO_BYTES, MAX_RECORD_BYTES, Gso
 
 SIZE_BYTES = 2
 HEADER_BYTES = 10
 MAX_PACKET_BYTES = MAX_RECORD_BYTES - SIZE_BYTES - HEADER_BYTES
-GSO_BYTES = 62_400
-"""The longest packet that the kernel makes of several. Alone in a superframe it leaves as one batch
-of datagrams over any link of 1,200 to 9,000 bytes: 44 pieces of 1,456 bytes have room for 63,995,
-7 of 8,936 for 62,483 (docs/protocol/udp-tether.md §2, §8). One byte more than that, and every full
-packet would become two frames, the second one almost empty.
-"""
 
 IFF_VNET_HDR = 0x4000
 
@@ -38,19 +32,19 @@ def is_supported(descriptor: int) -> bool:
 
 
 async def limit_packets(index: int) -> bool:
-    """Have the kernel make no packet longer than GSO_BYTES; False if it will not.
+    """Have the kernel make no packet longer than MAX_GSO_BYTES; False if it will not.
 
     One setting counts for IPv4 too: kernels that tell the two apart set both if it is no more than
     64 KiB.
     """
     try:
         async with AsyncIPRoute() as netlink:
-            await netlink.link("set", index=index, IFLA_GSO_MAX_SIZE=GSO_BYTES)
+            await netlink.link("set", index=index, IFLA_GSO_MAX_SIZE=MAX_GSO_BYTES)
             [link] = await netlink.link("get", index=index)
     except NetlinkError:
         return False
     size = link.get("IFLA_GSO_MAX_SIZE")
-    return size is not None and size <= GSO_BYTES
+    return size is not None and size <= MAX_GSO_BYTES
 
 
 def switch_on(descriptor: int, *, is_limited: bool) -> frozenset[Gso]:
