@@ -1,7 +1,8 @@
 """Real TUN devices with offload and without at either end: what is sent arrives, byte for byte.
 
 Two hosts, whose kernels speak TCP, UDP and ICMP over IPv4 and IPv6. Between their devices are two
-whole nodes on the simulated network, so that nothing but the packet path is under test.
+whole nodes: first on the simulated network, so that nothing but the packet path is under test, then
+with each kind of tether between them.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_interface
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import TypeVar
 
 import pytest
 
 from conflux import lab
-from conflux.api import TunConfig, TunDevice
-from conflux.runtime.pump import BURST_BYTES
+from conflux.api import Tether, TetherConfig, TetherDriver, TunConfig, TunDevice
+from conflux.runtime.pump import BURST_BYTES, pump
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.testing.simnet.underlay import Link
+from conflux_tether_udp.driver import UdpTetherDriver
+from conflux_tether_webrtc.driver import WebRtcTetherDriver
 from conflux_tun_linux.device import LinuxTunDriver
 
 T = TypeVar("T")
@@ -113,16 +117,84 @@ class Tunnel:
                 buffer[0] = host.device.layout
                 filled = host.device.receive(buffer[1:])
                 if filled:
-                    self._note(number, buffer[: 1 + filled])
+                    self.note(number, buffer[1 : 1 + filled])
                     node.anchor.take_burst(buffer[: 1 + filled], now=network.now())
             network.run(0.001)
 
-    def _note(self, number: int, burst: memoryview) -> None:
-        at = 1
+    def note(self, number: int, burst: memoryview) -> None:
+        at = 0
         while at < len(burst):
             size = int.from_bytes(burst[at : at + 2], "big")
             self.longest[number] = max(self.longest[number], size)
             at += 2 + size
+
+
+class TetheredTunnel(Tunnel):
+    """The same with a real tether between the nodes, over a link of 1,500 bytes."""
+
+    def __init__(self, kind: str, mtu_bytes: int, offload: tuple[bool, bool]) -> None:
+        self._kind = kind
+        self._ready = threading.Event()
+        for command in ("link set lo mtu 1500", "address add 192.0.2.1/32 dev lo"):
+            subprocess.run(["ip", *command.split()], check=True)
+        super().__init__(mtu_bytes, offload)
+        assert self._ready.wait(TIMEOUT_S), "no tether"
+
+    def _run(self, network: SimNetwork, nodes: list[SimNode]) -> None:
+        asyncio.run(self._carry(network, nodes))
+
+    async def _carry(self, network: SimNetwork, nodes: list[SimNode]) -> None:
+        nodes[0].ping(nodes[1])
+        network.run(1)
+        drivers = [DRIVERS[self._kind]({}) for _ in nodes]
+        for driver in drivers:
+            await driver.start(TetherConfig(is_overlay=is_overlay))
+        for node, peer, tether in zip(nodes, nodes[::-1], await connected(drivers), strict=True):
+            neighbour = node.anchor.neighbours.get(peer.node_id)
+            assert neighbour is not None
+            neighbour.tethers[-1] = tether
+            take = partial(node.anchor.neighbours.take_datagram, neighbour)
+            tether.attach(take, lambda _: None, lambda _: None)
+        for number, (node, host) in enumerate(zip(nodes, self.hosts, strict=True)):
+            pump(Noting(self, number, host.device), node.anchor, network.now, lambda: None)
+        self._ready.set()
+        while not self._ends:
+            network.run(0.01)
+            await asyncio.sleep(0.01)
+        for driver in drivers:
+            await driver.stop()
+
+
+class Noting:
+    """A device of which the tunnel notes what it gives."""
+
+    def __init__(self, tunnel: Tunnel, number: int, device: TunDevice) -> None:
+        self._tunnel, self._number, self._device = tunnel, number, device
+        self.layout, self.record_bytes = device.layout, device.record_bytes
+        self.attach = device.attach
+
+    def receive(self, burst: memoryview) -> int:
+        filled = self._device.receive(burst)
+        self._tunnel.note(self._number, burst[:filled])
+        return filled
+
+
+DRIVERS: dict[str, Callable[[dict[str, object]], TetherDriver]] = {
+    "udp": UdpTetherDriver,
+    "webrtc": WebRtcTetherDriver,
+}
+
+
+def is_overlay(address: IPv4Address | IPv6Address) -> bool:
+    return str(address).startswith(("10.77.", "fd77:"))
+
+
+async def connected(drivers: list[TetherDriver]) -> list[Tether]:
+    one = await drivers[0].offer()
+    other = await drivers[1].answer(one.description)
+    secret = bytes(32)
+    await asyncio.gather(one.connect(secret, other.description), other.connect(secret, None))
+    return [one, other]
 
 
 def streams(tunnel: Tunnel, family: int) -> None:
@@ -183,6 +255,24 @@ def datagrams(tunnel: Tunnel, family: int, mtu_bytes: int) -> None:
                 assert {len(datagram) for datagram in got[:-1]} <= {size}
 
 
+def bursts(tunnel: Tunnel, family: int) -> None:
+    """Send many datagrams of one size in a row from connected sockets; compare each, in order."""
+    chance = random.Random(SEED)
+    one, other = tunnel.hosts
+    for source, target in ((one, other), (other, one)):
+        with (
+            source.socket(family, socket.SOCK_DGRAM) as near,
+            target.socket(family, socket.SOCK_DGRAM) as far,
+        ):
+            far.bind((target.addresses[family], PORT))
+            near.connect((target.addresses[family], PORT))
+            for size in (8, 33, 64, 1_200):
+                sent = [chance.randbytes(size) for _ in range(90)]
+                for payload in sent:
+                    near.send(payload)
+                assert [far.recv(65_535) for _ in sent] == sent, size
+
+
 def echoes(tunnel: Tunnel, family: int, mtu_bytes: int) -> None:
     """Have each host answer the other's ICMP echo requests, with odd sizes and in fragments."""
     chance = random.Random(SEED)
@@ -228,6 +318,33 @@ def test_what_is_sent_arrives_byte_for_byte(offload: tuple[bool, bool], mtu_byte
             for family in (0, 1):
                 echoes(tunnel, family, mtu_bytes)
                 datagrams(tunnel, family, mtu_bytes)
+                bursts(tunnel, family)
+                streams(tunnel, family)
+            for on, longest in zip(offload, tunnel.longest, strict=True):
+                assert (longest > 30_000) is on, "whether records of many packets were given"
+        finally:
+            tunnel.close()
+
+    lab.in_private_network(check, timeout_s=100)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("kind", ["udp", "webrtc"])
+@pytest.mark.parametrize(
+    ("offload", "mtu_bytes"),
+    [((True, True), 1_500), ((True, False), 9_000), ((False, True), 1_500)],
+    ids=["offload both", "offload left, jumbo packets", "offload right"],
+)
+def test_what_is_sent_arrives_byte_for_byte_by_every_tether(
+    kind: str, offload: tuple[bool, bool], mtu_bytes: int
+) -> None:
+    def check() -> None:
+        tunnel = TetheredTunnel(kind, mtu_bytes, offload)
+        try:
+            for family in (0, 1):
+                echoes(tunnel, family, mtu_bytes)
+                datagrams(tunnel, family, mtu_bytes)
+                bursts(tunnel, family)
                 streams(tunnel, family)
             for on, longest in zip(offload, tunnel.longest, strict=True):
                 assert (longest > 30_000) is on, "whether records of many packets were given"

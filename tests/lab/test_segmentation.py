@@ -22,6 +22,7 @@ from conflux.testing.virtio import virtio_body
 from conflux.wire import ip
 from conflux.wire.checksum import checksum
 from conflux.wire.frame import SIZE
+from conflux.wire.join import MAX_JOINED, join
 from conflux.wire.segment import HEADER, NO_HEADER, check, segments, split, tidy
 from conflux_tun_linux.device import LinuxTunDriver
 
@@ -146,6 +147,33 @@ def test_parts_of_a_record_are_worth_the_whole_to_the_kernel():
         compare()
 
     in_a_kernel(check_it)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("pair", [V4, V6], ids=["IPv4", "IPv6"])
+def test_joined_packets_are_worth_the_single_ones_to_the_kernel(pair):
+    def check_it(kernel):
+        for size in (32, 64, 901):
+            singles = [numbered(udp_packet(*pair, bytes([n]) * size), n) for n in range(MAX_JOINED)]
+            bodies = [virtio_body(packet) for packet in singles]
+            records = b"".join(SIZE.pack(len(body)) + body for body in bodies)
+            joined = join(memoryview(bytearray((Layout.VIRTIO,)) + records))
+            body = joined[1 + SIZE.size :]
+            assert len(body) < size * MAX_JOINED + 80, "one record"
+            assert kernel.passes_on(bytes(body)) == [forwarded(packet) for packet in singles]
+
+    in_a_kernel(check_it)
+
+
+def numbered(packet, number):
+    """An IPv4 packet of that identification; of IPv6, the packet."""
+    if packet[0] >> 4 == 6:
+        return packet
+    changed = bytearray(packet)
+    changed[4:6] = number.to_bytes(2, "big")
+    changed[10:12] = bytes(2)
+    changed[10:12] = checksum(changed[:20]).to_bytes(2, "big")
+    return bytes(changed)
 
 
 @pytest.mark.lab
