@@ -1,8 +1,10 @@
-"""What the tether contract costs: the WebRTC tether beside aiortc's own data channels.
+"""What the tether contract costs: the WebRTC tether beside the data channels of two libraries.
 
-Two processes over loopback, one end each; four channels, unordered, no retransmits, on both sides
-of the comparison. The sender keeps its queue full for SECONDS. Then the price of the contract's
-calls alone, on a tether whose queue is full.
+aiortc's, and libdatachannel's where `aiolibdatachannel` is installed (it is no dependency; Python
+3.12 and later). Two processes of this machine, one end each; four channels, unordered, no
+retransmits, on all sides of the comparison. The sender keeps its queue full for SECONDS; CPU time
+is that of both processes for a message that arrived. Then the price of the contract's calls alone,
+on a tether whose queue is full.
 
     .venv/bin/python benches/bench_tether_contract.py [SIZE ...]
 """
@@ -10,6 +12,7 @@ calls alone, on a tether whose queue is full.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -26,10 +29,15 @@ SECRET = bytes(32)
 
 def main() -> None:
     sizes = tuple(map(int, sys.argv[1:])) or SIZES
-    print(f"{'bytes':>7} | {'aiortc':>28} | {'tether':>28}")
-    print(f"{'':7} | " + " | ".join([f"{'Mbit/s':>8} {'msg/s':>8} {'CPU us/msg':>10}"] * 2))
+    ends = {"aiortc": _plain_end, "tether": _tether_end}
+    if importlib.util.find_spec("aiolibdatachannel"):
+        ends["libdatachannel"] = _libdatachannel_end
+    else:
+        print("aiolibdatachannel is not installed: not measured")
+    print(f"{'bytes':>7} | " + " | ".join(f"{name:>28}" for name in ends))
+    print(f"{'':7} | " + " | ".join([f"{'Mbit/s':>8} {'msg/s':>8} {'CPU us/msg':>10}"] * len(ends)))
     for size in sizes:
-        cells = [_measure(end, size) for end in (_plain_end, _tether_end)]
+        cells = [_measure(end, size) for end in ends.values()]
         print(f"{size:>7} | " + " | ".join(cells))
     asyncio.run(_price_of_calls())
 
@@ -45,7 +53,8 @@ def _measure(end: Any, size: int) -> str:
         process.join()
         if process.exitcode:
             sys.exit(f"an end of the benchmark failed with exit code {process.exitcode}")
-    messages, cpu_s = here.recv(), there.recv()
+    (messages, theirs), ours = here.recv(), there.recv()
+    cpu_s = ours + theirs
     rate = messages / SECONDS
     return f"{rate * size * 8 / 1e6:8.0f} {rate:8.0f} {cpu_s / max(messages, 1) * 1e6:10.1f}"
 
@@ -58,9 +67,9 @@ async def _receive(pipe: Pipe, count: list[int]) -> None:
     """Count what arrives in the middle of the sender's time; report it through the pipe."""
     while not count[0]:  # noqa: ASYNC110 (an event would cost every message)
         await asyncio.sleep(0.001)
-    before = count[0]
+    before, cpu = count[0], time.process_time()
     await asyncio.sleep(SECONDS)
-    pipe.send(count[0] - before)
+    pipe.send((count[0] - before, time.process_time() - cpu))
     await asyncio.sleep(1)
 
 
@@ -171,6 +180,55 @@ async def _plain_end(pipe: Pipe, size: int, is_sender: bool) -> None:
     await sctp.stop()
     await dtls.stop()
     await ice.stop()
+
+
+async def _libdatachannel_end(pipe: Pipe, size: int, is_sender: bool) -> None:
+    from aiolibdatachannel import DataChannelOptions, GatheringState, PeerConnection
+
+    connection = PeerConnection()
+    channels = [
+        await connection.create_data_channel(
+            str(number),
+            DataChannelOptions(ordered=False, max_retransmits=0, negotiated=True, stream_id=number),
+        )
+        for number in range(4)
+    ]
+    theirs = None
+    if not is_sender:
+        theirs = await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+        await connection.set_remote_description(theirs, "offer")
+    await connection.set_local_description("offer" if is_sender else "answer")
+    while connection.gathering_state is not GatheringState.COMPLETE:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    ours = connection.local_description
+    if is_sender:
+        await connection.set_remote_description(await _tell(pipe, ours.sdp), "answer")
+    else:
+        pipe.send(ours.sdp)
+    count = [0]
+
+    async def take(channel: Any) -> None:
+        async for _ in channel:
+            count[0] += 1
+
+    for channel in channels:
+        await channel.wait_open()
+        channel.spawn_task(take(channel))
+    if is_sender:
+        message, sent = os.urandom(size), 0
+        cpu = time.process_time()
+        ends = time.perf_counter() + SECONDS
+        while time.perf_counter() < ends:
+            room = QUEUE_BYTES - sum(channel.buffered_amount for channel in channels)
+            for _ in range(max(room, 0) // size):
+                await channels[sent % 4].send(message, wait_for_drain=False)
+                sent += 1
+            await asyncio.sleep(0)
+        pipe.send(time.process_time() - cpu)
+        await asyncio.sleep(1)
+    else:
+        await _receive(pipe, count)
+    await connection.aclose()
 
 
 async def _price_of_calls() -> None:
