@@ -6,10 +6,10 @@ BIN   := $(VENV)/bin
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo build test test-all lint types bench bench-micro fuzz lock clean
+.PHONY: help env demo build test test-all lint types bench bench-micro bench-baseline fuzz lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 env: $(VENV)/.ready ## Make the environment with every plugin of the workspace
 
@@ -51,6 +51,9 @@ bench: env ## Beside other overlays, then bench-micro: ROUNDS=n, ONLY=name,name,
 
 bench-micro: env ## Micro-benchmarks of the contracts
 	@for b in benches/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+bench-baseline: env ## Instructions of the packet path beside those kept in benches/baseline.json
+	@$(BIN)/python benches/baseline.py $(ARGS)
 
 fuzz: env ## Fuzz every parser for MINUTES=n in all, or TARGET=name alone
 	@MINUTES="$(MINUTES)" RUNS="$(RUNS)" TARGET="$(TARGET)" tools/fuzz
