@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,19 @@ def plugins_of(place, *program: object) -> set[str]:
     survey = json.loads(place.run([*map(str, program), "plugins", "list", "--json"]).stdout)
     assert {plugin["stage"] for plugin in survey["plugins"]} == {"ok"}
     return {plugin["dist"].partition(" ")[0] for plugin in survey["plugins"]}
+
+
+def files_of(members: Mapping[str, Path]) -> set[str]:
+    """The files of the wheels, without metadata and the kit for tests, which needs pytest."""
+    names = (name for path in members.values() for name in zipfile.ZipFile(path).namelist())
+    return {name for name in names if not re.match(r"conflux/testing/|[^/]+\.dist-info/", name)}
+
+
+def modules_of(members: Mapping[str, Path]) -> list[str]:
+    """The modules in the wheels, as names to import."""
+    paths = sorted(name for name in files_of(members) if name.endswith(".py"))
+    assert len(paths) > 100
+    return [re.sub(r"(/__init__)?\.py$", "", path).replace("/", ".") for path in paths]
 
 
 def member(overlay, host: str, *program: object, beside=None, options: Sequence[str] = ()):
@@ -143,11 +156,14 @@ def test_wheels_in_an_environment_without_the_source_tree_are_a_node(
 ):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
-    release.steps.install(python, of_node.values())
+    release.steps.install(python, release.wheels.to_install(of_node))
     program = tmp_path / "env" / "bin" / "veilnet-conflux"
     code = "import conflux, sys; print(conflux.__file__.startswith(sys.prefix))"
     assert overlay.internet.world.run([str(python), "-P", "-c", code]).stdout == "True\n"
     assert plugins_of(overlay.internet.world, program) == set(of_node) - {"veilnet-conflux"}
+    # Everything can be imported, what only one verb needs, too.
+    code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]"
+    overlay.internet.world.run([str(python), "-P", "-c", code, *modules_of(of_node)])
     assert_works(member(overlay, "from-wheels", program), peer)
     demo = overlay.internet.world.run([str(program), "demo"], check=False)
     assert (demo.returncode, demo.stdout) == (3, "")
@@ -203,23 +219,12 @@ def test_executable_is_a_node_with_this_platforms_plugins(bare, of_node, overlay
 
 @pytest.mark.thorough
 def test_executable_has_every_file_of_the_wheels_and_can_import_every_module(bare, of_node):
-    wanted = {
-        name
-        for path in of_node.values()
-        for name in zipfile.ZipFile(path).namelist()
-        if not name.startswith("conflux/testing/") and ".dist-info/" not in name
-    }
-    modules = {
-        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for name in wanted
-        if name.endswith(".py")
-    }
-    assert len(modules) > 100
+    wanted = files_of(of_node)
     code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]"
-    bare.run("veilnet-conflux", "-c", code, *sorted(modules))
+    bare.run("veilnet-conflux", "-c", code, *modules_of(of_node))
     folder = bare.run("sh", "-c", "echo /var/lib/veilnet-conflux/*/_internal").strip()
     there = bare.run("find", folder, "-type", "f", "-printf", "%P\\n").splitlines()
-    assert wanted - set(there) == set()
+    assert sorted(wanted - set(there)) == []
 
 
 @pytest.mark.thorough

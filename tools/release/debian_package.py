@@ -30,7 +30,7 @@ def build(dist: Path, work: Path) -> Path:
     members = wheels.of_node(wheels.build(dist / "wheels"))
     version = str(parse_wheel_filename(members[wheels.KERNEL].name)[1])
     shutil.rmtree(work, ignore_errors=True)
-    _fill_environment(work, minor, list(members.values()))
+    _fill_environment(work, minor, wheels.to_install(members))
     target = dist / f"{NAME}_{version}_{architecture}.deb"
     pack(work, minor, architecture, version, target)
     return target
@@ -56,7 +56,7 @@ def _debian() -> tuple[str, str]:
     return minor, run(["dpkg", "--print-architecture"]).strip()
 
 
-def _fill_environment(work: Path, minor: str, members: list[Path]) -> None:
+def _fill_environment(work: Path, minor: str, members: list[str]) -> None:
     """Make the environment as `python3 -m venv` does, but with the paths of where it will be."""
     home = work / HOME.relative_to("/")
     (home / "bin").mkdir(parents=True)

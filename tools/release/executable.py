@@ -29,7 +29,7 @@ def build(dist: Path, work: Path) -> Path:
     """Build it from the wheels in *dist*; return the file. Leaves *work* to look at."""
     members = wheels.of_node(wheels.build(dist / "wheels"))
     shutil.rmtree(work, ignore_errors=True)
-    python = _environment(work / "env", list(members.values()))
+    python = _environment(work / "env", wheels.to_install(members))
     print("make build: packing the executable takes about a minute", file=sys.stderr, flush=True)
     built = _collect(python, work, list(members))
     _prove(built, set(members))
@@ -47,7 +47,7 @@ def _platform() -> str:
     return f"{system}-{platform.machine().lower()}"
 
 
-def _environment(folder: Path, members: list[Path]) -> Path:
+def _environment(folder: Path, members: list[str]) -> Path:
     """Make an environment with the node and PyInstaller in it; return its Python."""
     uv = program("uv")
     run([uv, "venv", "-q", "--python", Path(sys.base_prefix), folder])

@@ -64,7 +64,7 @@ def epoch() -> dict[str, str]:
     return {"SOURCE_DATE_EPOCH": done.stdout.strip()} if done.returncode == 0 else {}
 
 
-def install(python: Path, wheels: Iterable[Path], *options: str) -> None:
+def install(python: Path, wheels: Iterable[str], *options: str) -> None:
     """Install *wheels* and what they depend on, at the versions and hashes of the lock.
 
     The wheels are given as files, so that no index is asked for one of ours. What pip notes about

@@ -56,6 +56,12 @@ def of_node(
     return chosen
 
 
+def to_install(members: Mapping[str, Path]) -> list[str]:
+    """Return what an installer is told: these files, and what the node asks for beside plugins."""
+    kernel = f"{KERNEL}[{EXTRA}] @ {members[KERNEL].as_uri()}"
+    return [kernel, *(str(path) for name, path in members.items() if name != KERNEL)]
+
+
 def metadata(wheel: Path) -> Message:
     """Return the core metadata of *wheel*."""
     with zipfile.ZipFile(wheel) as archive:
