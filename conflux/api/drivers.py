@@ -10,7 +10,8 @@ API_VERSION = (1, 2)
 """(major, minor) of every contract in `conflux.api`. A plugin names the one it was written for.
 
 1.1: `Tether.unit_bytes`, `TunDevice.gso`, `RegistrationRequest.attempt`,
-`Registration.other_addresses`. 1.2: `AuthDriver.check`, `ControlDriver.check`.
+`Registration.other_addresses`. 1.2: `AuthDriver.check`, `ControlDriver.check`,
+`ServiceDriver.check`.
 """
 
 

@@ -32,6 +32,12 @@ class ServiceDriver(abc.ABC):
     @abc.abstractmethod
     def __init__(self, settings: Settings) -> None: ...
 
+    def check(self) -> None:
+        """Raise UsageError if this process may not change services here. Changes nothing.
+
+        Asked before a step that cannot be undone. New in 1.2; unless overridden all may.
+        """
+
     @abc.abstractmethod
     def install(self, unit: ServiceUnit) -> None:
         """Install or replace the service, enabled at boot, not started. All or nothing."""

@@ -17,6 +17,7 @@ from conflux.cli.demo import demo
 from conflux.cli.doctor import doctor
 from conflux.cli.down import down
 from conflux.cli.info import info
+from conflux.cli.lifecycle import remove, restart, start, stop
 from conflux.cli.netcheck import netcheck
 from conflux.cli.plugins import plugins
 from conflux.cli.register import register
@@ -72,6 +73,7 @@ def main() -> None:
 
 for command in (
     *(register, unregister, up, down, run),
+    *(start, stop, restart, remove),
     *(status, info, netcheck, doctor, config),
     *(plugins, demo),
 ):

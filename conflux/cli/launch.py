@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from conflux.api import UsageError
 from conflux.cli.options import api_socket, folder
 from conflux.runtime.saved import Membership
 
@@ -25,9 +26,11 @@ def run_node(
     from conflux.hardening import harden
     from conflux.registry import Registry
     from conflux.runtime import logs, loop
+    from conflux.runtime.manager import Manager
     from conflux.runtime.node import Launch, Node
 
     hardening = harden()
+    manager = Manager(os.environ)
     flags = {"tun_name": tun_name, "log_format": log_format, "packet_auth": packet_auth}
     given = {name: value for name, value in flags.items() if value is not None}
     config = load_config(folder(config_dir), os.environ, given)
@@ -38,6 +41,7 @@ def run_node(
         api_socket=api_socket(config_dir),
         patience_s=patience_s,
         hardening=hardening,
+        manager=manager,
     )
 
     async def main() -> None:
@@ -45,4 +49,8 @@ def run_node(
         registry.load()
         await Node(launch, registry).run(on_running)
 
-    loop.run(main())
+    try:
+        loop.run(main())
+    except UsageError as error:
+        manager.status(str(error))
+        raise

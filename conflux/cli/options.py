@@ -125,7 +125,7 @@ def overridden(found: Membership | None, environ: Mapping[str, str], where: Path
     if found is None and not token:
         raise UsageError(
             f"nothing is registered in {where}: "
-            "run `veilnet-conflux register -d -t TOKEN` first, or name the folder with --config-dir"
+            "run `veilnet-conflux register -t TOKEN` first, or name the folder with --config-dir"
         )
     if found is None or (token and token != found.conflux_token):
         base = found.guardian if found is not None else DEFAULT_GUARDIAN
@@ -136,12 +136,3 @@ def overridden(found: Membership | None, environ: Mapping[str, str], where: Path
 def refuse_portal(portal: bool) -> None:
     if portal:
         raise UsageError("portal mode is not built yet: leave out --portal and VEILNET_PORTAL")
-
-
-def require_foreground(verb: str, foreground: bool) -> None:
-    """Refuse to go on without --foreground where no service installer is installed."""
-    if not foreground:
-        raise UsageError(
-            f"no service plugin is installed: `veilnet-conflux {verb} --foreground` (-d) "
-            "runs the node in this terminal; nothing was changed"
-        )

@@ -40,12 +40,31 @@ def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: floa
         return dict(localapi.call(api_socket(config_dir), "status"))
 
     if not watch:
-        table = ask()
+        table = _beside_service(config_dir, ask)
         click.echo(json.dumps(table, indent=2) if as_json else words.as_text(table))
     elif as_json:
         _each(ask, interval_s, lambda table: click.echo(json.dumps(table)))
     else:
         _live(ask, interval_s)
+
+
+def _beside_service(config_dir: Path | None, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the node says and how its service is. Raises UsageError: nobody answers."""
+    from conflux.cli.service import Service
+
+    try:
+        service = Service(config_dir)
+        state = str(service.state()) if service.is_ours() else "absent"
+    except UsageError:
+        return {**ask(), "service": {"driver": "", "state": "absent"}}
+    try:
+        return {**ask(), "service": {"driver": service.name, "state": state}}
+    except UsageError as error:
+        if state == "absent":
+            raise
+        raise UsageError(
+            f"{error}; the service is {state}: start it with `veilnet-conflux start`"
+        ) from None
 
 
 def _live(ask: Callable[[], Mapping[str, Any]], interval_s: float) -> None:

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import click
 
-from conflux.api import Refused, UsageError
+from conflux.api import Refused, Unreachable, UsageError
 from conflux.cli.options import api_socket, config_dir_option, folder
 
 
 @click.command()
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Forget it on this machine even if Guardian does not answer, or refuses.",
+)
 @config_dir_option
-def unregister(config_dir: Path | None) -> None:
-    """Unregister this machine from Guardian, stop its node, remove what was saved."""
+def unregister(config_dir: Path | None, force: bool) -> None:
+    """Unregister this machine from Guardian, remove its service, delete what was saved."""
     import asyncio
 
+    from conflux.cli.service import found
     from conflux.config import load_config
     from conflux.registry import Registry
     from conflux.runtime import enrol, localapi, saved
@@ -36,10 +42,18 @@ def unregister(config_dir: Path | None) -> None:
     registry = Registry()
     registry.load()
     config = load_config(path.parent, os.environ, {})
+    service = found(config_dir)
     try:
         asyncio.run(enrol.unregister(registry, config, membership))
-    except Refused as refusal:
-        raise Refused(f"{refusal}; to forget it only on this machine, remove {path}") from None
+    except (Refused, Unreachable) as error:
+        if not force:
+            raise type(error)(
+                f"{error}; {path} was kept: `veilnet-conflux unregister --force` forgets it on "
+                "this machine only"
+            ) from None
+        click.echo(f"warning: {error}; it is forgotten on this machine only", err=True)
+    if service is not None:
+        service.remove()
     saved.remove(path)
     saved.Attempt(path.parent).forget()
     socket = api_socket(config_dir)

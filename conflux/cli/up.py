@@ -15,7 +15,6 @@ from conflux.cli.options import (
     node_options,
     portal_option,
     refuse_portal,
-    require_foreground,
     wait_option,
 )
 from conflux.cli.token import token_in, token_options
@@ -40,14 +39,15 @@ def up(
     log_format: str | None,
     packet_auth: str | None,
 ) -> None:
-    """Run a conflux by its token, without registering."""
+    """Run a conflux by its token, without registering, as a system service."""
     from conflux.cli.launch import run_node
+    from conflux.cli.service import required, variables_of
     from conflux.runtime import saved
     from conflux.runtime.saved import Membership
     from conflux.runtime.token import fingerprint_of
 
     refuse_portal(portal)
-    require_foreground("up", foreground)
+    service = None if foreground else required("up", config_dir)
     path = folder(config_dir) / saved.UP
     known = saved.load(path)
     token = token_in(token, token_file)
@@ -59,6 +59,16 @@ def up(
     )
     fingerprint_of(membership.conflux_token)
     saved.check_writable(path)
+    if service is not None:
+        if saved.load(path.parent / saved.REGISTERED) is not None:
+            raise UsageError(
+                "this machine is registered: `veilnet-conflux unregister` first, "
+                "or give the other conflux a folder of its own with --config-dir"
+            )
+        with service.giving_way(), saved.instead(path, membership):
+            service.come_up(variables_of(tun_name, log_format, packet_auth))
+        service.say()
+        return
     run_node(
         membership,
         config_dir=config_dir,

@@ -11,6 +11,7 @@ def as_text(table: Mapping[str, Any]) -> str:
     total = table["throughput"]
     lines = [
         f"state         {state(table)}",
+        *_service(table),
         f"address       {table['address'] or '-'}",
         f"master        {master(table)}",
         f"packet auth   {table['packet_auth']}",
@@ -31,6 +32,11 @@ def as_text(table: Mapping[str, Any]) -> str:
     for problem in table["problems"]:
         lines += [f"  {problem['what']}", f"    {problem['do']}"]
     return "\n".join(lines)
+
+
+def _service(table: Mapping[str, Any]) -> list[str]:
+    found = table.get("service", {"driver": ""})
+    return [f"service       {found['state']} ({found['driver']})"] if found["driver"] else []
 
 
 def state(table: Mapping[str, Any]) -> str:

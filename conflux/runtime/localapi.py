@@ -1,4 +1,4 @@
-"""The local API: one JSON object a line over a Unix socket that only its owner can reach; on
+"""The local API: one JSON object a line over a Unix socket, for root and the group `veilnet`; on
 Windows over a named pipe that stands for it.
 
 request   {"verb": "status"}            verbs: status, info, underlay, stop
@@ -8,6 +8,7 @@ reply     {"ok": ...}  or  {"error": "one line"}
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from conflux.api import UsageError
+from conflux.runtime import peers
 
 if sys.platform == "win32":
     from conflux.runtime import winpipe
@@ -41,7 +43,11 @@ class _Listening(Protocol):
 
 
 class LocalApi:
-    """Serves verbs on a Unix socket of mode 0600. One node a folder: a second one is refused."""
+    """Serves verbs on a Unix socket. One node a folder: a second one is refused.
+
+    Root and whoever runs the node may ask; where it is the system's, so may the group `veilnet`, if
+    there is one. Modes say so, and the credentials of each who connects are looked at.
+    """
 
     def __init__(self, path: Path, verbs: Mapping[str, Verb]) -> None:
         self._path = path
@@ -59,9 +65,12 @@ class LocalApi:
                 return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(self._path.parent)
+            group = _shared_group(self._path)
+            if group is not None:
+                _share(self._path.parent, 0o750, group)
             self._path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(
-                self._serve, sock=_bound(self._path), limit=MAX_LINE_BYTES
+                self._serve, sock=_bound(self._path, group), limit=MAX_LINE_BYTES
             )
         except BlockingIOError:
             raise UsageError(
@@ -94,7 +103,10 @@ class LocalApi:
                 if self._clients > MAX_CLIENTS:
                     reply: dict[str, object] = {"error": "too many ask at once: ask again"}
                 else:
-                    reply = self._reply(await reader.readline())
+                    # Read in any case: what is unread at the end would take the answer with it.
+                    line = await reader.readline()
+                    welcome = _is_welcome(writer)
+                    reply = self._reply(line) if welcome else {"error": peers.REFUSED}
                 writer.write(json.dumps(reply).encode() + b"\n")
                 await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
@@ -112,8 +124,30 @@ class LocalApi:
         return {"ok": verb()}
 
 
-def _bound(path: Path) -> socket.socket:
-    """A socket at *path* to which nobody but its owner can ever connect: it does not listen yet.
+def _is_welcome(writer: asyncio.StreamWriter) -> bool:
+    if sys.platform == "win32":
+        return True  # the pipe's own list of who may open it has decided
+    connection = writer.get_extra_info("socket")
+    try:
+        return peers.is_welcome(peers.peer_of(connection))
+    except OSError:
+        return False
+
+
+def _shared_group(path: Path) -> int | None:
+    """The group that may ask the system's node; None for a node in a folder of somebody's own."""
+    return peers.group_id() if path == SYSTEM_SOCKET and os.geteuid() == 0 else None
+
+
+def _share(path: Path, mode: int, group: int) -> None:
+    """Let the group in; without the right to do so root stays alone."""
+    with contextlib.suppress(PermissionError):
+        os.chown(path, -1, group)
+        path.chmod(mode)
+
+
+def _bound(path: Path, group: int | None) -> socket.socket:
+    """A socket at *path* to which nobody else can ever connect: it does not listen yet.
 
     Without umask(2), which is the whole process's: another thread's files would get it, too.
     """
@@ -121,6 +155,8 @@ def _bound(path: Path) -> socket.socket:
     try:
         bound.bind(str(path))
         path.chmod(0o600)
+        if group is not None:
+            _share(path, 0o660, group)
     except OSError:
         bound.close()
         raise
@@ -146,7 +182,7 @@ def call(path: Path, verb: str) -> Any:
             "or name its folder with --config-dir"
         ) from None
     except PermissionError:
-        raise UsageError(f"{path} belongs to somebody else: run this as root") from None
+        raise UsageError(f"{path}: {peers.REFUSED}") from None
     except (OSError, ValueError, RecursionError):
         reply = None
     match reply:

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +45,7 @@ from conflux.runtime.continuity import Break, watching
 from conflux.runtime.drivers import Drivers, bind
 from conflux.runtime.localapi import LocalApi
 from conflux.runtime.loop import stop_on_signals
+from conflux.runtime.manager import Manager
 from conflux.runtime.pump import pump
 from conflux.runtime.saved import Membership
 from conflux.runtime.throughput import Meter
@@ -67,13 +68,14 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """What to run. `patience_s` is how long to wait for Guardian and Master at start; `hardening`
-    is what was done for this process."""
+    is what was done for this process; `manager` is told how it goes."""
 
     config: Config
     membership: Membership
     api_socket: Path
     patience_s: float
     hardening: Hardening
+    manager: Manager = field(default_factory=lambda: Manager({}))
 
 
 class Node:
@@ -102,13 +104,19 @@ class Node:
         """Live until `stop`, SIGTERM or SIGINT. Raises UsageError with what to do."""
         stop_on_signals(self.stop)
         refused: UsageError | None = None
+        manager = self._launch.manager
+        manager.when_told_to_stop(self.stop)
         try:
             async with asyncio.TaskGroup() as tasks:
+                beat = tasks.create_task(manager.beat())
                 life = tasks.create_task(self._live(on_running))
                 end = tasks.create_task(self._stop.wait())
                 await asyncio.wait({life, end}, return_when=asyncio.FIRST_COMPLETED)
+                manager.stopping()
                 life.cancel()
                 end.cancel()
+                await asyncio.wait({life})
+                beat.cancel()
         except* UsageError as group:
             # Raised below: Python 3.11.2, that of Debian 12, would wrap it in a group of its own.
             refused = _first(group)
@@ -277,6 +285,7 @@ class Node:
         self._state = "running"
         addresses = ", ".join(str(address) for address in grant.certificate.addresses)
         log.info("running: %s on %s, plane %s", addresses, tun.name, grant.plane_name)
+        self._launch.manager.ready(f"running: {addresses} on {tun.name}")
         if self._anchor is not None:
             self._registry.notify("conflux_node_started", node=self._anchor.standing.node_id)
 
@@ -425,6 +434,7 @@ class Node:
                 if str(error) != said:
                     said = str(error)
                     log.warning("%s: %s", state, said)
+                    self._launch.manager.ready(f"{state}: {said}")
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable: the back-off has no end")
 

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,6 +65,26 @@ def _corrupt(path: Path, why: str) -> UsageError:
 def save(path: Path, membership: Membership) -> None:
     """Write a membership whole or not at all, also if the power fails. Raises UsageError."""
     _write(path, json.dumps(asdict(membership), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def instead(path: Path, membership: Membership) -> Iterator[None]:
+    """Save it for what follows; if that fails, leave what was there before. Raises UsageError."""
+    former = load(path)
+    save(path, membership)
+    try:
+        yield
+    except BaseException:
+        if former is None:
+            remove(path)
+        else:
+            save(path, former)
+        raise
+
+
+def note(path: Path, text: str) -> None:
+    """Write a line that holds no secret, whole or not at all. Raises UsageError."""
+    _write(path, text + "\n")
 
 
 class Attempt:

@@ -183,13 +183,14 @@ class TestUp:
         assert ended.code in (USAGE, MACHINE)
 
 
-class TestNotBuiltYet:
+class TestWithoutServiceManager:
     @pytest.mark.parametrize("verb", ["register", "up"])
     def test_service_needs_a_plugin(self, machine, guardian, verb):
         before = guardian.known()
         token = guardian.tokens["good"]
         line = f".*`veilnet-conflux {verb} --foreground` \\(-d\\).*nothing was changed"
-        machine.quick(verb, "-t", token, "-g", guardian.url).refused(USAGE, line)
+        variables = {"VEILNET_PLUGIN_SERVICE": "launchd"}
+        machine.quick(verb, "-t", token, "-g", guardian.url, **variables).refused(MACHINE, line)
         assert guardian.known() == before
 
     @pytest.mark.parametrize("verb", ["register", "up"])
@@ -222,7 +223,7 @@ class TestNoNode:
         machine.save("conflux.json", guardian=guardian.url, conflux_token=token)
         path = machine.folder / "conflux.json"
         before = path.read_bytes()
-        line = f".*; to forget it only on this machine, remove {path}"
+        line = f".*; {path} was kept: `veilnet-conflux unregister --force` forgets it on this .*"
         machine.quick("unregister").refused(REFUSED, line)
         assert path.read_bytes() == before
         path.unlink()

@@ -45,7 +45,8 @@ SEED_OPTIONS = [
 ]  # fmt: skip
 
 VERBS = (
-    "register", "unregister", "up", "down", "run", "status", "info", "config", "netcheck",
+    "register", "unregister", "up", "down", "run", "start", "stop", "restart",
+    "remove", "status", "info", "config", "netcheck",
     "doctor", "plugins", "demo",
 )  # fmt: skip
 

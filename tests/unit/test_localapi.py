@@ -8,6 +8,9 @@ import json
 import os
 import socket
 import stat
+import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from conflux.api import UsageError
-from conflux.runtime import localapi
+from conflux.runtime import localapi, peers
 from conflux.runtime.localapi import LocalApi
 
 
@@ -261,3 +264,75 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"api.sock cannot be made \(Not a directory\)"):
         asyncio.run(LocalApi(tmp_path / "file" / "folder" / "api.sock", {}).start())
+
+
+def as_user(path: Path, uid: int, groups: list[int]) -> str:
+    """What a process of another user gets that asks for the status."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from conflux.api import UsageError\n"
+        "from conflux.runtime import localapi\n"
+        "import os; os.setgroups(eval(sys.argv[4]))\n"
+        "os.setgid(65534); os.setuid(int(sys.argv[3]))\n"
+        "try: print(localapi.call(Path(sys.argv[2]), 'status'))\n"
+        "except UsageError as error: print(error)\n"
+    )
+    arguments = [str(Path(localapi.__file__).parents[2]), str(path), str(uid), str(groups)]
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout.strip()  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
+class TestOthers:
+    GROUP = 64_123
+
+    @pytest.fixture(autouse=True)
+    def group(self, monkeypatch, path):
+        monkeypatch.setattr(peers, "group_id", lambda: self.GROUP)
+        monkeypatch.setattr(localapi, "SYSTEM_SOCKET", path)
+
+    def asked(self, path: Path, uid: int, groups: list[int], *, open_to_all: bool = False) -> str:
+        async def main():
+            async with serving(path):
+                for folder in [path.parent.parent, *([path.parent] * open_to_all)]:
+                    os.chmod(folder, 0o755)  # noqa: S103
+                if open_to_all:
+                    os.chmod(path, 0o666)  # noqa: S103
+                return await asyncio.to_thread(as_user, path, uid, groups)
+
+        return asyncio.run(main())
+
+    def test_group_may_ask_the_systems_node(self, path):
+        assert self.asked(path, 65_534, [self.GROUP]) == "{'state': 'running'}"
+        assert self.asked(path, 0, []) == "{'state': 'running'}"
+
+    def test_others_are_refused_by_the_sockets_mode(self, path):
+        assert self.asked(path, 65_534, []) == f"{path}: {peers.REFUSED}"
+
+    def test_others_are_refused_by_their_credentials_whatever_the_mode(self, path):
+        said = self.asked(path, 65_534, [], open_to_all=True)
+        assert said == f"the node at {path} says: {peers.REFUSED}"
+        assert self.asked(path, 65_534, [self.GROUP], open_to_all=True) == "{'state': 'running'}"
+
+    def test_node_in_a_folder_of_its_own_is_its_owners_alone(self, path, monkeypatch):
+        monkeypatch.setattr(localapi, "SYSTEM_SOCKET", path.parent / "other")
+        assert self.asked(path, 65_534, [self.GROUP]) == f"{path}: {peers.REFUSED}"
+
+
+class TestMacOs:
+    """struct xucred of sys/ucred.h: version 0, uid, count, padding, 16 groups."""
+
+    def test_peer_is_read(self):
+        octets = struct.pack("=IIhxx16I", 0, 501, 2, 20, 80, *[0] * 14)
+        assert len(octets) == 76
+        assert peers.parse_xucred(octets) == peers.Peer(501, frozenset({20, 80}))
+
+    @pytest.mark.parametrize(
+        "octets", [b"", bytes(75), struct.pack("=IIh", 1, 0, 0) + bytes(66), b"\0" * 8 + b"\x11\0"]
+    )
+    def test_what_is_no_xucred_is_refused(self, octets):
+        with pytest.raises(OSError, match="xucred"):
+            peers.parse_xucred(octets)

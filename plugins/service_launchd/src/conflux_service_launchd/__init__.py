@@ -1,0 +1,1 @@
+"""launchd for VeilNet Conflux."""

@@ -1,0 +1,1 @@
+"""systemd for VeilNet Conflux."""

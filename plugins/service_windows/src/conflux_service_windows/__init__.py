@@ -1,0 +1,1 @@
+"""Windows services for VeilNet Conflux."""
