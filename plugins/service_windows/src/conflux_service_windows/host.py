@@ -76,9 +76,12 @@ class Host:
                 stderr=log,
             ) as node,
         ):
-            threading.Thread(target=self._hear, args=(node,), daemon=True).start()
+            hearing = threading.Thread(target=self._hear, args=(node,), daemon=True)
+            hearing.start()
             threading.Thread(target=self._end, args=(node,), daemon=True).start()
-            return node.wait()
+            code = node.wait()
+            hearing.join(STOP_S)  # its last words
+            return code
 
     def _hear(self, node: subprocess.Popen[bytes]) -> None:
         for line in node.stdout or ():
