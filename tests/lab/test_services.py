@@ -159,7 +159,7 @@ def test_driver_conforms(machines):
     machine = machines[1]
     done = machine.run(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT,
-        ROOT / "plugins/service_systemd/tests/test_conformance.py",
+        ROOT / "plugins/service_systemd/tests/on_a_booted_systemd.py",
         check=False, variables={"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": "/run"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The kit's conformance on a real systemd. tests/lab/test_services.py boots one and runs this."""
+"""The kit's conformance on a real systemd; tests/lab/test_services.py boots one and runs this."""
 
 from __future__ import annotations
 
