@@ -110,6 +110,7 @@ def test_service_lives_through_everything_and_leaves_nothing(machines, register,
     )
     assert "watchdog" in journal_of_systemd(london)
     london.run("rm", DROP_IN_2)
+    london.run("rmdir", "--ignore-fail-on-non-empty", DROP_IN_2.rpartition("/")[0])
     london.run("systemctl", "daemon-reload")
 
     london.reboot()
