@@ -12,6 +12,7 @@ import click
 
 from conflux import __version__
 from conflux.api import UsageError
+from conflux.cli.bugreport import bugreport
 from conflux.cli.config import config
 from conflux.cli.demo import demo
 from conflux.cli.doctor import doctor
@@ -74,7 +75,7 @@ def main() -> None:
 for command in (
     *(register, unregister, up, down, run),
     *(start, stop, restart, remove),
-    *(status, info, netcheck, doctor, config),
+    *(status, info, netcheck, doctor, bugreport, config),
     *(plugins, demo),
 ):
     main.add_command(command)

@@ -48,6 +48,15 @@ def list_plugins(
     context.exit(1 if failed or unmet else 0)
 
 
+def survey_of(config: Config) -> dict[str, Any]:
+    """Return what `plugins list -v --json` shows."""
+    from conflux.registry import Registry
+
+    registry = Registry()
+    registry.load()
+    return _survey(registry, config, verbose=True)
+
+
 def _survey(registry: Registry, config: Config, *, verbose: bool) -> dict[str, Any]:
     from conflux.api import API_VERSION, Kind
 

@@ -7,6 +7,7 @@ decoder of tests/vectors says of the same bytes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from fuzz_receiver import HANDSHAKES, PACKETS, SIGNED, Receiver
 from fuzz_second import agree
 
 from conflux.api import Buffer, WireError
-from conflux.wire import checkpoint, fragment, icmp, inband, ip, mss, segment
+from conflux.wire import checkpoint, fragment, icmp, inband, ip, mss, segment, stun
 from conflux.wire.control import (
     Answer,
     Ask,
@@ -224,6 +225,17 @@ def signed(data: bytes) -> None:
         Receiver(level).run(data[1:], SIGNED)
 
 
+def stun_answer(data: bytes) -> None:
+    """What `netcheck` is answered: as it comes, and as the body of a fitting header."""
+    head = struct.pack("!HH4s12s", 0x0101, len(data), b"\x21\x12\xa4\x42", bytes(12))
+    for datagram in (data, head + data):
+        try:
+            found = stun.answer(datagram, bytes(12))
+        except WireError:
+            continue
+        fits(found is None or found.mapped is None or 0 <= found.mapped[1] < 65_536)
+
+
 PROGRAM_BYTES = 1_024
 
 TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
@@ -244,6 +256,7 @@ TARGETS: Mapping[str, Fuzzed] = MappingProxyType(
         "login": codec("login", LoginRequest.decode),
         "revocations": codec("revocations", Revocations.decode),
         "second": Fuzzed(agree),
+        "stun": Fuzzed(stun_answer, 256),
         "webrtc": Fuzzed(fuzz_plugins.webrtc),
         "sctp_data": Fuzzed(fuzz_plugins.sctp_data, 512),
         "sctp_sack": Fuzzed(fuzz_plugins.sctp_sack, 384),

@@ -218,6 +218,8 @@ def of_udp() -> Iterator[Seed]:
     yield "udp_items", b"".join(item.encode() for item in items) + bytes(20)
     mapped = bytes.fromhex("0020 0008 0001 a147 e112a643") + bytes.fromhex("8022 0003 61626300")
     yield "udp_stun", mapped
+    yield "stun", mapped + bytes.fromhex("802c 0008 0001 0d97 c0000202")
+    yield "stun", bytes.fromhex("802c 0014 0002 0d97") + bytes(16)
     yield "udp_stun", bytes.fromhex("8022 0003 61626300 0020 0014 0002 a147") + bytes(16)
     raw, batch, said, probe, message, answer, later, send, reliable, elsewhere = range(10)
     opened = [(answer, b"\0"), (later, b"\1\0"), (answer, b"\0")]
