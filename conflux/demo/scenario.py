@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -160,20 +161,22 @@ class Demo:
         self._start("http", tokyo, server, cwd=self._folder / "www")
         url = f"http://{self._addresses['tokyo']}:8080/"
         self._when(lambda: self._answers(london, url), "tokyo's web server")
+        slow_at = int(self._size * PULL_AT)
         fetch = london.popen(
-            [sys.executable, "-m", "conflux.demo.download", url + "data"],
+            [sys.executable, "-m", "conflux.demo.download", f"{url}data", str(slow_at)],
+            stdin=subprocess.PIPE,
             stdout=_new_file(self._folder / "download.log"),
             stderr=_new_file(self._folder / "download.err"),
         )
-        pulled = False
+        pulled = ""
         last: dict[str, Any] = {"bytes": 0, "s": 0.0}
         for last in self._progress(fetch):
             share = last["bytes"] / self._size
             rate = last["bytes"] * 8 / max(last["s"], 0.001) / 1e6
             self._draw(f"    download [{bar(share)}] {share:4.0%}  {rate:.0f} Mbit/s")
             if not pulled and share >= PULL_AT:
-                pulled = True
-                self._pull_relay_in_use()
+                pulled = self._pull_relay_in_use()
+                print(file=fetch.stdin, flush=True)
         if fetch.wait() != 0 or last.get("sha256") != expected:
             raise StepFailed(f"the download broke: {(self._folder / 'download.err').read_text()}")
         if not pulled:
@@ -183,22 +186,31 @@ class Demo:
             f"london got {self._size / 1e6:.0f} MB from tokyo by HTTP in {last['s']:.1f} s "
             f"({rate:.0f} Mbit/s), SHA-256 {expected[:16]} matches"
         )
+        for talker in TALKERS:
+            left = partial(self._has_left, talker, pulled)
+            self._when(left, f"{talker} to take another way than over {pulled}")
         self._show()
 
-    def _pull_relay_in_use(self) -> None:
-        relay = self._relay_in_use()
-        self._internet.cut(self._hosts[relay])
-        self._picture.say(f"pulled out the cable of {relay}, the relay in use")
-
-    def _relay_in_use(self) -> str:
+    def _pull_relay_in_use(self) -> str:
         # Data flows from tokyo: its path is the one that carries the download.
-        peers = self._ask("tokyo", "status")["peers"]
-        wanted = self._addresses["london"]
-        path = next(peer["path"] for peer in peers if peer["address"] == wanted)
-        names = [self._names[node] for node in path]
-        if len(names) != 3 or names[1] not in RELAYS:
-            raise StepFailed(f"the download takes {' > '.join(names)}, not one relay")
-        return names[1]
+        path = self._path("tokyo")
+        if len(path) != 3 or path[1] not in RELAYS:
+            raise StepFailed(f"the download takes {' > '.join(path)}, not one relay")
+        self._internet.cut(self._hosts[path[1]])
+        self._picture.say(f"pulled out the cable of {path[1]}, the relay in use")
+        return path[1]
+
+    def _has_left(self, talker: str, relay: str) -> bool:
+        path = self._path(talker)
+        return bool(path) and relay not in path
+
+    def _path(self, talker: str) -> list[str]:
+        """The names on the way that *talker*'s packets to the other one took last."""
+        [other] = {*TALKERS} - {talker}
+        peers = self._ask(talker, "status")["peers"]
+        wanted = self._addresses[other]
+        paths = [peer["path"] for peer in peers if peer["address"] == wanted]
+        return [self._names[node] for path in paths for node in path]
 
     def _iperf(self) -> None:
         if shutil.which("iperf3") is None:

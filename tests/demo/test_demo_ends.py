@@ -26,8 +26,6 @@ def test_demo_that_is_ended_early_leaves_no_folder(tmp_path: Path, number: signa
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Whoever runs the tests under nohup has it ignored, and the demo would rightly go on.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 (no threads)
     )
     try:
         assert demo.stdout is not None
