@@ -47,7 +47,7 @@ SEED_OPTIONS = [
 VERBS = (
     "register", "unregister", "up", "down", "run", "start", "stop", "restart",
     "remove", "status", "info", "config", "netcheck",
-    "doctor", "plugins", "demo",
+    "doctor", "bugreport", "plugins", "demo",
 )  # fmt: skip
 
 
