@@ -27,6 +27,9 @@ _SECRET_WORD = re.compile(
     r"token|secret|passw|passphrase|credential|seed|jwt|api.?key", re.IGNORECASE
 )
 
+_USER_INFO = re.compile(r"(?<=://)[^/@\s\"']+(?=@)")
+"""user:password of a URL"""
+
 _LOOKS_SECRET = (
     re.compile(
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)",
@@ -35,14 +38,17 @@ _LOOKS_SECRET = (
     re.compile(r"\be[yw][A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,2}"),  # JWT (RFC 7519)
     re.compile(r"\bvn[a-z]_[A-Za-z0-9_.~+/=-]+"),  # Guardian's tokens
     re.compile(r"\bS[ACNOPUX][A-Z2-7]{40,}"),  # seeds of nkeys
-    re.compile(r"(?<=://)[^/@\s\"']+(?=@)"),  # user:password of a URL
+    _USER_INFO,
     re.compile(r"(?i)(?<=bearer )\S+|(?<=basic )[A-Za-z0-9+/=]{8,}"),
     re.compile(
         r"(?i)(?<![a-z])(?:[a-z_-]*(?:token|secret|passw(?:or)?d|passphrase|credential|seed|jwt"
         r"|api[_-]?key))[\"']?\s*[=:]\s*[\"']?(?!\(hidden\))(?P<value>[^\s\"',}&]+)"
     ),
-    # Base64 of a key is no word; node ids, in hex, are public.
-    re.compile(r"(?<![\w/+=-])(?![0-9a-f]+(?![\w/+=-]))[A-Za-z0-9_/+-]{40,}={0,2}(?![\w/+-])"),
+    # A key in base64: both cases, else it is a path or a node id, which are public.
+    re.compile(
+        r"(?<![\w/+=-])(?=[a-z0-9_/+-]*[A-Z])(?=[A-Z0-9_/+-]*[a-z])[A-Za-z0-9_/+-]{40,}={0,2}"
+        r"(?![\w/+-])"
+    ),
 )
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:.])")
@@ -89,6 +95,8 @@ def secrets_of(folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
             yield found.conflux_token
     yield from _first_line(folder / saved.REGISTERING)
     for name, value in environ.items():
+        for found in _USER_INFO.finditer(value):
+            yield from (found[0], found[0].partition(":")[2])
         if _SECRET_WORD.search(name):
             yield value
             if name.endswith("_FILE"):

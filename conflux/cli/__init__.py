@@ -13,6 +13,7 @@ import click
 from conflux import __version__
 from conflux.api import UsageError
 from conflux.cli.bugreport import bugreport
+from conflux.cli.completion import completion
 from conflux.cli.config import config
 from conflux.cli.demo import demo
 from conflux.cli.doctor import doctor
@@ -20,6 +21,7 @@ from conflux.cli.down import down
 from conflux.cli.info import info
 from conflux.cli.lifecycle import remove, restart, start, stop
 from conflux.cli.netcheck import netcheck
+from conflux.cli.ping import ping
 from conflux.cli.plugins import plugins
 from conflux.cli.register import register
 from conflux.cli.run import run
@@ -75,7 +77,7 @@ def main() -> None:
 for command in (
     *(register, unregister, up, down, run),
     *(start, stop, restart, remove),
-    *(status, info, netcheck, doctor, bugreport, config),
-    *(plugins, demo),
+    *(status, info, ping, netcheck, doctor, bugreport, config),
+    *(plugins, completion, demo),
 ):
     main.add_command(command)

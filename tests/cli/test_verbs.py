@@ -47,7 +47,7 @@ SEED_OPTIONS = [
 VERBS = (
     "register", "unregister", "up", "down", "run", "start", "stop", "restart",
     "remove", "status", "info", "config", "netcheck",
-    "doctor", "bugreport", "plugins", "demo",
+    "doctor", "bugreport", "ping", "plugins", "completion", "demo",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -62,6 +63,29 @@ class TestTraffic:
         assert back_ms < 5000, f"the first answer the other way took {back_ms:.0f} ms"
         assert london.paths_to(tokyo)[0] == ["london", "tokyo"]
         assert tokyo.paths_to(london)[0] == ["tokyo", "london"]
+
+    def test_ping_verb_names_the_path_of_each_answer(self, pair):
+        london, tokyo = pair
+        found = json.loads(
+            london.cli("ping", tokyo.address, "-c", "2", "-i", "0.1", "--json").stdout
+        )
+        assert (found["sent"], found["answered"]) == (2, 2)
+        for answer in found["answers"]:
+            assert 0 < answer["rtt_ms"] < 5000
+            assert answer["path"] == [london.node_id, tokyo.node_id]
+            assert answer["tether"] == london.status()["peers"][0]["tether"]
+        by_node = london.cli("ping", tokyo.node_id[:8], "-c", "1").stdout
+        assert re.search(rf"{tokyo.address}: [\d.]+ ms, direct, \w+\n1 asked, 1 answered", by_node)
+
+    def test_ping_verb_says_who_does_not_answer_and_what_is_no_host(self, pair):
+        london, _ = pair
+        done = london.cli("ping", "10.99.0.250", "-c", "1", "-W", "0.5", check=False)
+        assert done.returncode == 1
+        assert "10.99.0.250: no answer within 0.5 s, no streams to it" in done.stdout
+        assert "1 asked, 0 answered: offline, or without a team in common" in done.stdout
+        done = london.cli("ping", "192.0.2.1", check=False)
+        assert done.returncode == 2
+        assert "192.0.2.1 is not in the plane of this node (10.99.0.0/24)" in done.stderr
 
     def test_large_transfers_arrive_whole_in_both_directions(self, overlay, pair):
         for source, target in (pair, pair[::-1]):
