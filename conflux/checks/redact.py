@@ -95,8 +95,8 @@ def secrets_of(folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
             yield found.conflux_token
     yield from _first_line(folder / saved.REGISTERING)
     for name, value in environ.items():
-        for found in _USER_INFO.finditer(value):
-            yield from (found[0], found[0].partition(":")[2])
+        for user_info in _USER_INFO.findall(value):
+            yield from (user_info, user_info.partition(":")[2])
         if _SECRET_WORD.search(name):
             yield value
             if name.endswith("_FILE"):
