@@ -51,7 +51,7 @@ def mistakes(config_dir: Path | None, environ: Mapping[str, str]) -> Sequence[st
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Variables with our prefix that nothing reads: misspelt, as a rule."""
-    known = [*VERB_VARIABLES, *(setting.variable for setting in SETTINGS)]
+    known = [*VERB_VARIABLES, "VEILNET_NOTIFY", *(setting.variable for setting in SETTINGS)]
     for variable in sorted(environ):
         is_ours = variable.startswith("VEILNET_") and not variable.startswith(PIN_VARIABLE)
         if is_ours and variable not in known and not variable.startswith("VEILNET_TEST_"):
