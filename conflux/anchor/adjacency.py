@@ -102,11 +102,11 @@ class Adjacency:
 
     def keep_house(self, now: float) -> None:
         """Drop neighbours that are not needed or not certified any more."""
+        used = self._routing.neighbours_in_use() | self._relay.neighbours_in_use()
         for neighbour in self._neighbours.all():
-            self._check(neighbour, now)
+            self._check(neighbour, neighbour.node_id in used, now)
 
-    def _check(self, neighbour: Neighbour, now: float) -> None:
-        in_use = self._routing.uses(neighbour) or self._relay.uses(neighbour)
+    def _check(self, neighbour: Neighbour, in_use: bool, now: float) -> None:
         if self._wall(now) >= neighbour.peer.certificate.not_after:
             self._neighbours.drop(neighbour, "certificate ended", now=now)
         elif not in_use and now - neighbour.last_data > self._idle.tether_s:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from conflux.anchor.icmp_errors import IcmpErrors
+from conflux.anchor.identity import Peer
 from conflux.anchor.path_mtu import PathMtu
 from conflux.anchor.reach import Reach, Route
 from conflux.anchor.stream import Session, Spent
@@ -227,22 +228,28 @@ class Egress:
         """From now on packets to the peer's addresses take *session*."""
         for address in [interface.packed for interface in session.peer.certificate.addresses]:
             self._sessions[address] = session
-        for egresser in self._egressers.values():
-            if session.peer.covers(egresser.address):
-                egresser.asking = False
-                egresser.backoff_s = BACKOFF_S
-                self._bind(egresser, session, now)
+        for egresser in self._covered_by(session.peer):
+            egresser.asking = False
+            egresser.backoff_s = BACKOFF_S
+            self._bind(egresser, session, now)
 
     def unbind(self, session: Session, *, now: float) -> None:
         """*session* sends no more; what waits is asked for anew."""
-        for address, bound in list(self._sessions.items()):
-            if bound is session:
+        for address in [interface.packed for interface in session.peer.certificate.addresses]:
+            if self._sessions.get(address) is session:
                 del self._sessions[address]
-        for egresser in self._egressers.values():
+        for egresser in self._covered_by(session.peer):
             if egresser.session is session:
                 egresser.session = egresser.reach = None
                 if egresser.waiting:
                     self._find(egresser, now)
+
+    def _covered_by(self, peer: Peer) -> list[Egresser]:
+        """Those of *peer*'s addresses. Only networks make it necessary to look at all of them."""
+        if peer.certificate.networks:
+            return [e for e in self._egressers.values() if peer.covers(e.address)]
+        own = [interface.packed for interface in peer.certificate.addresses]
+        return [self._egressers[address] for address in own if address in self._egressers]
 
     def flush(self, reach: Reach, now: float) -> None:
         """There is a route: send what waits for it, oldest first."""

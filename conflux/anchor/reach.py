@@ -74,6 +74,20 @@ class Route:
 
 
 @dataclass(slots=True, eq=False)
+class Pending:
+    """A set-up that is under way."""
+
+    route_id: bytes
+    reach: Reach
+    path: Path
+    neighbour: Neighbour
+    since: float
+    deadline: Timer
+    is_told: bool
+    """Whether somebody told of the path; else it is a guess."""
+
+
+@dataclass(slots=True, eq=False)
 class Reach:
     """All that is known about reaching one destination."""
 
@@ -81,6 +95,7 @@ class Reach:
     is_ready: bool = False
     """Whether it has shown that it has the keys: else a frame could overtake our Open."""
     routes: list[Route] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
     usable: list[Route] = field(default_factory=list)
     """Those that are not suspect, tried, and to stay; all if there are none. None until the
     destination is ready."""

@@ -52,10 +52,6 @@ class _Relayed:
     label: int = LABEL_HERE
     deadline: Timer | None = None
 
-    @property
-    def is_waiting(self) -> bool:
-        return self.after is None and self.deadline is not None
-
 
 class Relay:
     """Every route that others lead through or to this node."""
@@ -84,6 +80,10 @@ class Relay:
         self._is_relay = relaying.enabled
         self._quotas = Quotas(relaying)
         self._routes: dict[bytes, _Relayed] = {}
+        self._held: Counter[NodeId] = Counter()
+        """How many of them come from each neighbour."""
+        self._waiting: dict[bytes, _Relayed] = {}
+        """Those that wait for a tether to the next node."""
         self._complaints = RateLimit(per_s=4, burst=8)
 
     @property
@@ -96,12 +96,10 @@ class Relay:
         relayed = self._routes.get(route_id)
         return None if relayed is None else tuple(relayed.setup.path)
 
-    def uses(self, neighbour: Neighbour) -> bool:
-        """Tell whether a route of somebody's comes from or goes to *neighbour*."""
-        return any(
-            neighbour is relayed.before or neighbour is relayed.after
-            for relayed in self._routes.values()
-        )
+    def neighbours_in_use(self) -> set[NodeId]:
+        """The nodes that routes of others come from or go to."""
+        routes = self._routes.values()
+        return {r.before.node_id for r in routes} | {r.after.node_id for r in routes if r.after}
 
     # The packet path
 
@@ -146,6 +144,7 @@ class Relay:
             before.send_inband(SetupFailed(setup.route_id, reason))
             return
         relayed = self._routes[setup.route_id] = _Relayed(setup, before)
+        self._held[before.node_id] += 1
         if setup.path[-1] == self._me:
             self._end_here(relayed, now)
             return
@@ -156,6 +155,7 @@ class Relay:
         if after is not None:
             self._pass_on(relayed, after)
         else:
+            self._waiting[setup.route_id] = relayed
             self._ask_node(self._next(setup), now)
 
     def _objection(self, before: Neighbour, setup: Setup) -> Reason | None:
@@ -165,14 +165,13 @@ class Relay:
             return Reason.REFUSED
         if path[-1] != self._me and not self._is_relay:
             return Reason.REFUSED
-        held = [relayed for relayed in self._routes.values() if relayed.before is before]
-        if len(held) >= MAX_ROUTES_PER_NEIGHBOUR or not 0 < setup.idle_s <= MAX_IDLE_S:
+        is_full = self._held[before.node_id] >= MAX_ROUTES_PER_NEIGHBOUR
+        if is_full or not 0 < setup.idle_s <= MAX_IDLE_S:
             return Reason.BUSY
         if path[-1] != self._me and self._neighbours.get(self._next(setup)) is None:
             # Each of these makes us ask for a tether: others' needs must not use up our own Asks.
-            waiting = sum(1 for relayed in self._routes.values() if relayed.is_waiting)
-            theirs = sum(1 for relayed in held if relayed.is_waiting)
-            if theirs >= MAX_WAITING_PER_NEIGHBOUR or waiting >= MAX_WAITING:
+            theirs = sum(1 for relayed in self._waiting.values() if relayed.before is before)
+            if theirs >= MAX_WAITING_PER_NEIGHBOUR or len(self._waiting) >= MAX_WAITING:
                 return Reason.BUSY
         if path[-1] == self._me and not self._accepts_from(path[0]):
             return Reason.NO_HANDSHAKE
@@ -188,6 +187,7 @@ class Relay:
 
     def _pass_on(self, relayed: _Relayed, after: Neighbour) -> None:
         relayed.after = after
+        self._waiting.pop(relayed.setup.route_id, None)
         if not after.send_inband(relayed.setup):
             self._fail(relayed, Reason.BUSY)
 
@@ -263,13 +263,17 @@ class Relay:
         if relayed.deadline is not None:
             relayed.deadline.cancel()
         relayed.before.labels.pop(relayed.label, None)
-        self._routes.pop(relayed.setup.route_id, None)
+        self._waiting.pop(relayed.setup.route_id, None)
+        if self._routes.pop(relayed.setup.route_id, None) is not None:
+            self._held[relayed.before.node_id] -= 1
+            if not self._held[relayed.before.node_id]:
+                del self._held[relayed.before.node_id]
 
     # Neighbours and time
 
     def neighbour_up(self, neighbour: Neighbour, now: float) -> None:
-        for relayed in list(self._routes.values()):
-            if relayed.is_waiting and self._next(relayed.setup) == neighbour.node_id:
+        for relayed in list(self._waiting.values()):
+            if self._next(relayed.setup) == neighbour.node_id:
                 self._pass_on(relayed, neighbour)
 
     def neighbour_down(self, neighbour: Neighbour, now: float) -> None:

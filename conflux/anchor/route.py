@@ -17,18 +17,18 @@ The direct way and the relayed ones are tried side by side, as RFC 8305 does wit
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from conflux.anchor.failures import LONGEST_S
 from conflux.anchor.identity import Peer
 from conflux.anchor.idle import IdleTimes
-from conflux.anchor.reach import DIRECT_RETRY_S, Reach, Route, overlap
+from conflux.anchor.reach import DIRECT_RETRY_S, Pending, Reach, Route, overlap
 from conflux.anchor.seal import Entropy
 from conflux.anchor.tether import Neighbour, Neighbours
-from conflux.anchor.timers import Timer, Timers
+from conflux.anchor.timers import Timers
 from conflux.anchor.weigher import Weigher
 from conflux.anchor.world import World
 from conflux.api import Link, LinkSample, NodeId, Path
@@ -85,18 +85,6 @@ Seek = Callable[[NodeId, int, Sequence[NodeId], float], None]
 """Looks for paths: (target, most relays, relays to be avoided, now)."""
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    route_id: bytes
-    reach: Reach
-    path: Path
-    neighbour: Neighbour
-    since: float
-    deadline: Timer
-    is_told: bool
-    """Whether somebody told of the path; else it is a guess."""
-
-
 class Routing:
     """Every Reach of a node. `on_reachable` tells that waiting packets can go."""
 
@@ -131,7 +119,7 @@ class Routing:
         self._on_lost = on_lost
         self._on_untried = on_untried
         self._reaches: dict[NodeId, Reach] = {}
-        self._pending: dict[bytes, _Pending] = {}
+        self._pending: dict[bytes, Pending] = {}
         self._hints: dict[NodeId, Path] = {}
 
     def get(self, node: NodeId) -> Reach | None:
@@ -140,12 +128,10 @@ class Routing:
     def all(self) -> list[Reach]:
         return list(self._reaches.values())
 
-    def uses(self, neighbour: Neighbour) -> bool:
-        """Tell whether a route of ours starts at *neighbour*, or may soon."""
-        node = neighbour.node_id
-        return node in self._reaches or any(
-            route.neighbour is neighbour for reach in self.all() for route in reach.routes
-        )
+    def neighbours_in_use(self) -> set[NodeId]:
+        """The nodes at which a route of ours starts, or may soon."""
+        starts = {r.neighbour.node_id for reach in self._reaches.values() for r in reach.routes}
+        return starts | self._reaches.keys()
 
     def want(
         self, peer: Peer, *, is_ready: bool, answered_s: float = math.inf, now: float
@@ -191,7 +177,7 @@ class Routing:
         reach.stop()
         for route in reach.routes:
             self._teardown(route.neighbour, route.route_id)
-        for pending in [p for p in self._pending.values() if p.reach is reach]:
+        for pending in list(reach.pending):
             self._give_up(pending)
 
     def hint(self, origin: NodeId, path: Path, now: float) -> None:
@@ -425,19 +411,15 @@ class Routing:
     def _lacks_relayed(self, reach: Reach, now: float) -> bool:
         if reach.has_sound_direct:
             return False
-        under_way = sum(
-            1
-            for pending in self._pending.values()
-            if pending.reach is reach and now - pending.since < SETUP_SLOW_S
-        )
+        under_way = sum(1 for pending in reach.pending if now - pending.since < SETUP_SLOW_S)
         return len(reach.sound) + under_way < WANTED_RELAYED
 
     def _ways(self, reach: Reach, now: float) -> list[frozenset[NodeId]]:
         """The relays of each way that works, or will if who told of it is right."""
         return [frozenset(route.relays) for route in reach.sound] + [
             frozenset(pending.path[1:-1])
-            for pending in self._pending.values()
-            if pending.reach is reach and pending.is_told and now - pending.since < SETUP_SLOW_S
+            for pending in reach.pending
+            if pending.is_told and now - pending.since < SETUP_SLOW_S
         ]
 
     def _is_of_use(self, reach: Reach, path: Path, now: float) -> bool:
@@ -519,9 +501,11 @@ class Routing:
         if hint is not None:
             yield hint
         yield from self._weigher.propose(reach.node_id, limit=WANTED_RELAYED, now=now)
-        by_rtt = sorted(self._neighbours.all(), key=lambda n: n.srtt_s or math.inf)
-        for neighbour in by_rtt:
-            yield (self._me, neighbour.node_id, reach.node_id)
+        # A heap: mostly the first ones are enough, and of neighbours there may be a thousand.
+        nearest = [(n.srtt_s or math.inf, n.node_id) for n in self._neighbours.all()]
+        heapq.heapify(nearest)
+        while nearest:
+            yield (self._me, heapq.heappop(nearest)[1], reach.node_id)
 
     def _try(self, reach: Reach, path: Path, now: float, *, is_told: bool = False) -> None:
         """Set *path* up unless it is nonsense, in use, under way, or failed a moment ago."""
@@ -529,7 +513,7 @@ class Routing:
         if not simple or path[0] != self._me or path[-1] != reach.node_id:
             return
         in_use = any(route.path == path for route in reach.routes)
-        under_way = any(p.path == path for p in self._pending.values())
+        under_way = any(pending.path == path for pending in reach.pending)
         neighbour = self._neighbours.get(path[1])
         if in_use or under_way or neighbour is None or not reach.failures.is_over(path, now=now):
             return
@@ -537,7 +521,9 @@ class Routing:
         deadline = self._timers.at(
             now + SETUP_DEADLINE_S, lambda now: self._set_up_ran_out(route_id, now)
         )
-        self._pending[route_id] = _Pending(route_id, reach, path, neighbour, now, deadline, is_told)
+        pending = Pending(route_id, reach, path, neighbour, now, deadline, is_told)
+        self._pending[route_id] = pending
+        reach.pending.append(pending)
         neighbour.send_inband(Setup(route_id, self._idle.relay_s, path))
 
     def _set_up_ran_out(self, route_id: bytes, now: float) -> None:
@@ -546,12 +532,13 @@ class Routing:
         pending.reach.failures.failed(pending.path, RETRY_LATER_S, now=now)
         self._try_known(pending.reach, now)
 
-    def _give_up(self, pending: _Pending) -> None:
+    def _give_up(self, pending: Pending) -> None:
         self._forget(pending)
         self._teardown(pending.neighbour, pending.route_id)
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: Pending) -> None:
         pending.deadline.cancel()
+        pending.reach.pending.remove(pending)
         del self._pending[pending.route_id]
 
     # Weighing

@@ -96,6 +96,8 @@ class Sessions(Mapping[NodeId, Session]):
         self._in_use: dict[NodeId, Session] = {}
         self._by_tag: dict[bytes, Session] = {}
         self._successors: dict[NodeId, Session] = {}
+        self._starts: dict[bytes, dict[NodeId, Session]] = {}
+        """Those in use with each conflux: with one start of it, but for moments."""
 
     def __getitem__(self, node: NodeId) -> Session:
         return self._in_use[node]
@@ -186,10 +188,8 @@ class Sessions(Mapping[NodeId, Session]):
     def _is_superseded(self, peer: Peer) -> bool:
         """Tell whether there is a session with a later start of the same conflux."""
         mine = peer.certificate
-        return any(
-            other.conflux_id == mine.conflux_id and other.serial > mine.serial
-            for other in (session.peer.certificate for session in self.values())
-        )
+        starts = self._starts.get(mine.conflux_id, {}).values()
+        return any(other.peer.certificate.serial > mine.serial for other in starts)
 
     def _open(self, done: Established, now: float) -> Session:
         ours, theirs = done.secrets.ask_to_answer, done.secrets.answer_to_ask
@@ -221,16 +221,15 @@ class Sessions(Mapping[NodeId, Session]):
         """From now on packets to the peer go out under *session*."""
         former = self.get(session.node_id)
         self._in_use[session.node_id] = self._by_tag[session.tag] = session
+        self._starts.setdefault(session.peer.certificate.conflux_id, {})[session.node_id] = session
         self._egress.bind(session, now=now)
         if former is not None:
             self._retire(former, now)
         self._rekey_later(session, self._rekey_at(session, now))
 
     def _close_older_starts(self, peer: Peer, now: float) -> None:
-        mine = peer.certificate
-        for session in self.all():
-            other = session.peer.certificate
-            if other.conflux_id != mine.conflux_id or session.node_id == peer.node_id:
+        for session in list(self._starts.get(peer.certificate.conflux_id, {}).values()):
+            if session.node_id == peer.node_id:
                 continue
             self.close(session, "peer started anew", now)
             neighbour = self._neighbours.get(session.node_id)
@@ -373,10 +372,18 @@ class Sessions(Mapping[NodeId, Session]):
         self._forget_streams(session)
         self._in_use.pop(session.node_id, None)
         self._by_tag.pop(session.tag, None)
+        self._forget_start(session)
         self._give_up_successor(session.node_id)
         self._routing.release(session.node_id)
         self._egress.unbind(session, now=now)
         self._world.stream_closed(session.node_id, reason)
+
+    def _forget_start(self, session: Session) -> None:
+        conflux_id = session.peer.certificate.conflux_id
+        starts = self._starts.get(conflux_id, {})
+        starts.pop(session.node_id, None)
+        if not starts:
+            self._starts.pop(conflux_id, None)
 
     def close_all(self, reason: str, now: float) -> None:
         """End all of them at once, replaced ones included."""

@@ -29,6 +29,9 @@ else:
 
 SYSTEM_SOCKET = Path("/var/run" if sys.platform == "darwin" else "/run", "veilnet/api.sock")
 MAX_LINE_BYTES = 1 << 20
+"""Of a request."""
+MAX_REPLY_BYTES = 64 << 20
+"""`status` has about 1 kB for each peer, of which there may be thousands."""
 REPLY_S = 5.0
 STOP_S = 10.0
 MAX_CLIENTS = 128
@@ -195,13 +198,13 @@ def call(path: Path, verb: str) -> Any:
 
 def _ask(path: Path, request: bytes) -> bytes:
     if sys.platform == "win32":
-        return winpipe.ask(path, request, within_s=REPLY_S, most_bytes=MAX_LINE_BYTES)
+        return winpipe.ask(path, request, within_s=REPLY_S, most_bytes=MAX_REPLY_BYTES)
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(REPLY_S)
         client.connect(str(path))
         client.sendall(request)
         with client.makefile("rb") as lines:
-            return lines.readline(MAX_LINE_BYTES)
+            return lines.readline(MAX_REPLY_BYTES)
 
 
 def stop(path: Path) -> None:

@@ -19,7 +19,7 @@ from conflux.testing.packets import udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.control import AuthLevel, Kind, Purpose, Target, TargetKind, envelope
 from conflux.wire.frame import HEADER_BYTES, OUTER, SIZE
-from conflux.wire.inband import LabelUnknown, Setup, SetupOk, Teardown
+from conflux.wire.inband import LabelUnknown, Reason, Setup, SetupOk, Teardown
 
 DATA_BYTE = 0x10
 
@@ -282,6 +282,13 @@ def test_a_relay_carries_only_so_many_routes_for_one_neighbour(relayed):
     ]
     assert len(from_left) == MAX_ROUTES_PER_NEIGHBOUR
     talk(relayed)
+    for ended in from_left:
+        tether(left, relay).send_reliable(Teardown(ended.setup.route_id, Reason.IDLE).encode())
+    relayed.network.run(2)
+    again = Setup(b"a" * 16, 90, [left.node_id, relay.node_id, right.node_id])
+    tether(left, relay).send_reliable(again.encode())
+    relayed.network.run(2)
+    assert again.route_id in relay.anchor.relay._routes, "what was torn down does not count"
 
 
 def test_a_destination_refuses_routes_from_those_it_has_no_streams_with(relayed):

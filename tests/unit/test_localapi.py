@@ -71,7 +71,7 @@ def test_verbs_are_answered_and_nothing_is_left(path):
 
 
 def test_large_answers_arrive_whole(path):
-    answer = ["x" * 1000] * 900
+    answer = ["x" * 1000] * 5_000  # more than what a node with so many peers tells
 
     async def main():
         async with serving(path, status=lambda: answer):

@@ -162,7 +162,9 @@ class Paths:
         if challenge is None or challenge.path.remote != path.remote:
             return None
         del self._challenges[token]
-        if now - challenge.sent_at > CHALLENGE_S or not self._permits(path):
+        if now - challenge.sent_at > CHALLENGE_S:
+            return None
+        if path != self.current and not self._permits(path):
             return None
         candidate = self._candidates.get(path.remote)
         rank = UNTOLD_RANK if candidate is None else candidate.rank

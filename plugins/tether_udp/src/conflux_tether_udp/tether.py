@@ -42,7 +42,9 @@ class UdpTether(Tether):
         "_kind",
         "_line",
         "_port",
+        "_shown",
         "_state",
+        "_text",
         "description",
     )
 
@@ -62,6 +64,8 @@ class UdpTether(Tether):
         self._hop: Hop | None = None
         self._line = _Line(port, self._broken)
         self._state = _State.MADE
+        self._shown: tuple[Path, int] | None = None
+        self._text = ""
         self.description = wire.Description(
             kind=self._kind, id=self._id, candidates=tuple(candidates[: wire.MAX_CANDIDATES])
         ).encode()
@@ -156,10 +160,14 @@ class UdpTether(Tether):
         path = hop.path
         if path is None:
             return "udp, connecting"
-        host, port = path.remote[:2]
-        own = "any" if path.local is None else str(ip_address(path.local))
-        number = self._port.number(path)
-        return f"udp {_show(own, number)} > {_show(host, port)}, {hop.datagram_bytes} bytes"
+        # Asked for with every round trip that is measured, and hardly ever another.
+        shown = path, hop.datagram_bytes
+        if shown != self._shown:
+            host, port = path.remote[:2]
+            own = "any" if path.local is None else str(ip_address(path.local))
+            way = f"{_show(own, self._port.number(path))} > {_show(host, port)}"
+            self._shown, self._text = shown, f"udp {way}, {hop.datagram_bytes} bytes"
+        return self._text
 
 
 class _Line:
