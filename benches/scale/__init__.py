@@ -1,0 +1,1 @@
+"""What `bench_scale.py` is made of: peers.py plays all peers, node_plugin.py stands in the node."""
