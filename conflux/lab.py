@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -421,7 +422,10 @@ def in_private_network(function: Callable[[], None], *, timeout_s: float = 60.0)
     sys.stdout.flush()
     sys.stderr.flush()
     source, sink = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # A worker of pytest-xdist has a second thread, which only waits (docs/decisions/0064).
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         os.close(source)
         _be_the_fork(function, sink)
