@@ -16,6 +16,7 @@ from conflux.api import WireError
 from conflux_tether_udp import control as udp_control
 from conflux_tether_udp import description as udp_description
 from conflux_tether_udp import keys, stun
+from conflux_tether_udp.arrivals import MAX_ORDERED, MAX_ORDERED_BYTES
 from conflux_tether_udp.datagram import (
     HEADER_BYTES,
     ID_BYTES,
@@ -26,6 +27,7 @@ from conflux_tether_udp.datagram import (
 )
 from conflux_tether_udp.hop import Hop
 from conflux_tether_udp.ingress import distribute
+from conflux_tether_udp.kept import KEEP_BYTES
 from conflux_tether_udp.paths import AMPLIFICATION, Path
 from conflux_tether_udp.reassembly import MAX_HELD_BYTES, MAX_PARTIAL
 from conflux_tether_udp.reliable import QUEUE_BYTES, WINDOW
@@ -159,8 +161,13 @@ class Runner:
         hop, world = self.hop, self.world
         assert world.ended <= 1
         assert world.ready_count <= 1
-        assert hop._reassembly._held_bytes <= MAX_HELD_BYTES
-        assert len(hop._reassembly._partial) <= MAX_PARTIAL
+        arrivals = hop._arrivals
+        assert arrivals._reassembly._held_bytes <= MAX_HELD_BYTES
+        assert len(arrivals._reassembly._partial) <= MAX_PARTIAL
+        assert arrivals._held_bytes == sum(map(len, arrivals._held.values()))
+        assert arrivals._held_bytes <= MAX_ORDERED_BYTES
+        assert len(arrivals._held) <= MAX_ORDERED
+        assert hop._kept._bytes <= KEEP_BYTES
         assert len(hop._in._early) < WINDOW
         assert hop.held_bytes <= QUEUE_BYTES + 1_024
         assert 0 <= hop._out._in_flight <= len(hop._out._flight) <= WINDOW

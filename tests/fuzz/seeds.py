@@ -208,9 +208,10 @@ def of_udp() -> Iterator[Seed]:
     items = (
         udp_control.Challenge(bytes(8)),
         udp_control.Response(bytes(8)),
-        udp_control.Report(100, 90, 80, 5, 300, 7, 0),
+        udp_control.Report(100, 90, 80, 5, 300, 7, 0, 4),
         udp_control.Segment(0, udp_control.FIRST | udp_control.LAST, b"whole"),
         udp_control.Ack(1, b"\x05"),
+        udp_control.Nack(bytes(5) + b"\x09", 0b101),
         udp_control.Close(),
     )
     for item in items:
@@ -227,6 +228,10 @@ def of_udp() -> Iterator[Seed]:
     yield "udp_hop", udp_program(*opened, *[(said, item.encode()) for item in items])
     yield "udp_hop", udp_program(*opened, (elsewhere, b"\1x"), (answer, b"\1"), (send, b"\0\1"))
     yield "udp_hop", udp_program(*opened, (message, b"\x20\0\1\1"), (message, b"\x20\0\1\0"))
+    lossy = (message, b"\x20\0\1\1"), (message, b"\x20\0\0\0"), (later, b"\0\x28")
+    yield "udp_hop", udp_program(*opened, *lossy, *lossy)
+    asked = [(said, udp_control.Nack(bytes(5) + bytes((n,)), 3).encode()) for n in range(4, 12)]
+    yield "udp_hop", udp_program(*opened, *asked, *[(send, b"\x9c\x40")] * 4, *asked)
     yield "udp_hop", udp_program((raw, b"\0" + bytes(40)), (batch, b"\5\0\7\1" + bytes(60)))
     segment = udp_control.Segment(1, udp_control.LAST, b"later").encode()
     out = (reliable, bytes(3_000)), (said, segment), (later, b"\x20\0")

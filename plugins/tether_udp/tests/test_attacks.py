@@ -18,6 +18,7 @@ from conflux_tether_udp.control import (
     Segment,
 )
 from conflux_tether_udp.datagram import HEADER_BYTES, Kind, single
+from conflux_tether_udp.reassembly import MAX_HELD_BYTES, MAX_PARTIAL
 
 NEAR, FAR = ("10.0.0.1", 4_000), ("10.0.0.2", 4_000)
 STRANGER = ("203.0.113.66", 6_666)
@@ -85,7 +86,7 @@ def test_every_changed_bit_of_a_message_is_noticed(quiet, size):
         for data in bad:
             quiet.net.deliver(FAR, NEAR, bytes(data))
     assert quiet.near.messages in ([], [bytes(size)]), "damage of an index may be undone by a copy"
-    quiet.near.hop._reassembly.sweep(quiet.net.now + 1)
+    quiet.net.run(1)
     for data in datagrams:
         quiet.net.deliver(FAR, NEAR, data)
     assert quiet.near.messages == [bytes(size)], "noise moves no window"
@@ -107,9 +108,9 @@ def test_flood_of_pieces_holds_a_bounded_amount_of_memory(quiet):
     for counter in range(1, 3_000):
         header = quiet.near.id + (1_000 + counter).to_bytes(6, "big") + bytes((0, 63))
         quiet.net.deliver(STRANGER, NEAR, header + bytes(1_100))
-    reassembly = quiet.near.hop._reassembly
-    assert reassembly._held_bytes <= 1 << 19
-    assert len(reassembly._partial) <= 32
+    reassembly = quiet.near.hop._arrivals._reassembly
+    assert reassembly._held_bytes <= MAX_HELD_BYTES
+    assert len(reassembly._partial) <= MAX_PARTIAL
     quiet.net.run(1)
     assert reassembly._held_bytes == 0
 

@@ -11,10 +11,12 @@ from conflux_tether_udp.control import (
     FIRST,
     LAST,
     MAX_BITMAP_BYTES,
+    MAX_NACKED,
     MAX_SEGMENT_BYTES,
     Ack,
     Challenge,
     Close,
+    Nack,
     Report,
     Response,
     Segment,
@@ -26,12 +28,19 @@ numbers = st.integers(0, 2**32 - 1)
 items = st.one_of(
     st.builds(Challenge, st.binary(min_size=8, max_size=8)),
     st.builds(Response, st.binary(min_size=8, max_size=8)),
-    st.builds(Report, *[numbers] * 7),
+    st.builds(Report, *[numbers] * 8),
     st.builds(
         Segment, numbers, st.integers(0, FIRST | LAST), st.binary(max_size=MAX_SEGMENT_BYTES)
     ),
     st.builds(Ack, numbers, st.binary(max_size=MAX_BITMAP_BYTES)),
     st.just(Close()),
+    st.builds(
+        Nack,
+        st.binary(min_size=6, max_size=6),
+        st.sets(st.integers(0, 63), min_size=1, max_size=MAX_NACKED).map(
+            lambda pieces: sum(1 << piece for piece in pieces)
+        ),
+    ),
 )
 
 
@@ -67,7 +76,10 @@ def test_item_that_is_cut_short_is_a_wire_error(item, data):
         Segment(0, 0, bytes(MAX_SEGMENT_BYTES + 1)).encode(),
         Segment(0, 4, b"").encode(),
         Ack(0, bytes(MAX_BITMAP_BYTES + 1)).encode(),
+        Nack(bytes(6), 0).encode(),
+        Nack(bytes(6), (1 << MAX_NACKED + 1) - 1).encode(),
         b"\x07",
+        b"\x08",
         b"\xff",
     ],
 )

@@ -315,10 +315,8 @@ def test_large_links_carry_large_datagrams(internet):
     works(near, far)
 
 
-@pytest.mark.parametrize(("per_mille", "shortest", "longest"), [(10, 2, 6), (50, 1, 2)])
-def test_links_that_lose_get_shorter_messages_and_reliable_ones_arrive(
-    internet, per_mille, shortest, longest
-):
+@pytest.mark.parametrize("per_mille", [10, 50])
+def test_links_that_lose_carry_long_messages_whole_and_reliable_ones_arrive(internet, per_mille):
     near, far = Peer(internet.host("london")), Peer(internet.host("tokyo"))
     connect(near, far)
     near.until(lambda state: "1472 bytes" in state["underlay"], "the size of the path")
@@ -327,11 +325,10 @@ def test_links_that_lose_get_shorter_messages_and_reliable_ones_arrive(
     near.do("send", count=1_500, size=0, every_s=0.001)
     before = far.state()["datagrams"]
     state = near.until(lambda state: state["loss"], "a report")
-    assert shortest <= (state["unit"] + 16) / 1_456 <= longest
+    assert (state["unit"] + 16) / 1_456 > 20
     assert state["loss"] == pytest.approx(per_mille / 1_000, rel=0.5)
     near.do("send", count=1_000, size=0, every_s=0.001)
-    arrived = (far.state()["datagrams"] - before) / 1_000
-    assert arrived > 1 - 3 * (per_mille / 1_000) ** 0.5, "most messages get through"
+    far.until(lambda state: state["datagrams"] - before > 980, "nearly all messages")
     sizes = [1 + i * 157 % 16_384 for i in range(120)]
     near.do("send_reliable", sizes=sizes)
     far.until(lambda state: state["reliable"] == sizes, "every reliable message, in order")

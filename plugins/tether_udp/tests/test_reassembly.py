@@ -12,8 +12,8 @@ from conflux_tether_udp.reassembly import (
     MAX_HELD_BYTES,
     MAX_PARTIAL,
     Reassembly,
-    Tally,
 )
+from conflux_tether_udp.tally import Tally
 
 
 def pieces(size: int, piece_bytes: int, seed: int = 0) -> list[bytes]:
@@ -57,9 +57,9 @@ def test_what_waits_too_long_is_given_up_and_counted():
     for index in (0, 2, 3):
         reassembly.add(5, index, 4, memoryview(parts[index]), 1_000, 10.0)
     assert reassembly.unfinished() == 1
-    reassembly.sweep(10.0 + GIVE_UP_S - 0.01)
+    reassembly.poll(10.0 + GIVE_UP_S - 0.01)
     assert tally.broken == 0
-    reassembly.sweep(10.0 + GIVE_UP_S)
+    reassembly.poll(10.0 + GIVE_UP_S)
     assert (tally.broken, tally.pieces, tally.missing) == (1, 4, 2)
     assert reassembly.add(5, 1, 4, memoryview(parts[1]), 1_000, 10.3) is None
     assert not reassembly, "a straggler does not begin it anew"

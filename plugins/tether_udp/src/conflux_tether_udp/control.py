@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from conflux.api import WireError
+from conflux_tether_udp.keys import COUNTER_BYTES
 
 TOKEN_BYTES = 8
+MAX_NACKED = 8
+"""Pieces of a message that may be asked for: who lost more has met a full queue."""
 MAX_BITMAP_BYTES = 32
 MAX_SEGMENT_BYTES = 1_160
 """With its header it fills a datagram of BASE_BYTES."""
@@ -29,12 +32,15 @@ class Type(enum.IntEnum):
     SEGMENT = 4
     ACK = 5
     CLOSE = 6
+    NACK = 7
 
 
 _TOKEN = struct.Struct(f"!B{TOKEN_BYTES}s")
-_REPORT = struct.Struct("!B7L")
+_REPORT = struct.Struct("!B8L")
 _SEGMENT = struct.Struct("!BLBH")
 _ACK = struct.Struct("!BLB")
+_NACK = struct.Struct(f"!B{COUNTER_BYTES}sQ")
+NACK_BYTES = _NACK.size
 _MASK = 0xFFFF_FFFF
 FIRST, LAST = 1, 2
 
@@ -74,6 +80,8 @@ class Report(NamedTuple):
     """Pieces that the broken ones lacked."""
     overflows: int
     """What this end's own socket had no room for."""
+    repaired: int
+    """Pieces that came only after they were asked for."""
 
     def encode(self) -> bytes:
         return _REPORT.pack(Type.REPORT, *(value & _MASK for value in self))
@@ -111,7 +119,17 @@ class Close(NamedTuple):
         return bytes((Type.CLOSE,))
 
 
-Item = Challenge | Response | Report | Segment | Ack | Close
+class Nack(NamedTuple):
+    """Asks for pieces of a message to be sent again: bit i of `pieces` stands for piece i."""
+
+    counter: bytes
+    pieces: int
+
+    def encode(self) -> bytes:
+        return _NACK.pack(Type.NACK, self.counter, self.pieces)
+
+
+Item = Challenge | Response | Report | Segment | Ack | Close | Nack
 
 
 def read(plain: memoryview) -> Iterator[Item]:
@@ -168,6 +186,13 @@ def _close(plain: memoryview, at: int) -> tuple[Item, int]:
     return Close(), at + 1
 
 
+def _nack(plain: memoryview, at: int) -> tuple[Item, int]:
+    _, counter, pieces = _NACK.unpack_from(plain, at)
+    if not 1 <= pieces.bit_count() <= MAX_NACKED:
+        raise WireError("pieces asked for that are none, or too many")
+    return Nack(counter, pieces), at + _NACK.size
+
+
 _READERS: dict[int, Callable[[memoryview, int], tuple[Item, int]]] = {
     Type.CHALLENGE: _challenge,
     Type.RESPONSE: _response,
@@ -175,4 +200,5 @@ _READERS: dict[int, Callable[[memoryview, int], tuple[Item, int]]] = {
     Type.SEGMENT: _segment,
     Type.ACK: _ack,
     Type.CLOSE: _close,
+    Type.NACK: _nack,
 }

@@ -1,8 +1,8 @@
 """Both lanes of one tether, without socket and clock.
 
     egress    send ─► Cutter ─► wire           send_reliable ─► ReliableOut ─► flush ─► wire
-    ingress   batch ─► (Reassembly) ─► Opener ─► datagram
-                                          └─ items ─► Paths, PathMtu, Loss, ReliableIn ─► reliable
+    ingress   batch ─► Arrivals ─► datagram
+                           └─ items ─► Paths, PathMtu, Loss, Kept, ReliableIn ─► reliable
 
 What runs inside has its own congestion control, so the datagram lane has none (RFC 8085 §3.1.11).
 """
@@ -14,23 +14,32 @@ from collections.abc import Callable, Sequence
 
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, WireError
 from conflux_tether_udp import control, keys
-from conflux_tether_udp.control import Ack, Challenge, Close, Report, Response, Segment
+from conflux_tether_udp.arrivals import Arrivals
+from conflux_tether_udp.control import (
+    NACK_BYTES,
+    Ack,
+    Challenge,
+    Close,
+    Nack,
+    Report,
+    Response,
+    Segment,
+)
 from conflux_tether_udp.datagram import (
     BASE_BYTES,
     HEADER_BYTES,
     MAX_DATAGRAM_BYTES,
     OVERHEAD_BYTES,
-    TAILS,
     Cutter,
     Kind,
     batch,
     single,
 )
+from conflux_tether_udp.kept import Kept
 from conflux_tether_udp.keys import TAG_BYTES
 from conflux_tether_udp.loss import Loss
 from conflux_tether_udp.paths import CHALLENGE_BYTES, Address, Path, Paths, Why
 from conflux_tether_udp.pmtu import PathMtu, State
-from conflux_tether_udp.reassembly import GIVE_UP_S, Reassembly, Tally
 from conflux_tether_udp.reliable import ReliableIn, ReliableOut, RoundTrip
 from conflux_tether_udp.world import Lanes, Wire
 
@@ -87,13 +96,12 @@ class Hop:
         self._piece_bytes = BASE_BYTES - HEADER_BYTES
         self._out = ReliableOut(self._rtt)
         self._in = ReliableIn(lanes.reliable)
-        self._tally = Tally()
-        self._reassembly = Reassembly(self._tally)
+        self._arrivals = Arrivals(self._opener, plain, self._rtt, lanes)
+        self._kept = Kept()
 
         self._sent_at = now
         self._alive_at = now
         self._report_at: float | None = None
-        self._sweep_at: float | None = None
         self._asked_at = 0.0
         self._watch_at: float | None = None
         self._silences = 0
@@ -118,6 +126,7 @@ class Hop:
                 break
             parts = self._cutter.cut(self._sealer, self._far_id, message, piece_bytes, now)
             wire.send(path, parts, piece_bytes + HEADER_BYTES)
+            self._kept.keep(parts, piece_bytes + HEADER_BYTES, now)
             taken += 1
         if taken:
             self._sent_at = now
@@ -191,18 +200,12 @@ class Hop:
         """
         if self._is_closed:
             return
-        sealed: Buffer = body
-        if count <= last:
-            whole = self._join(counter, index, last, body, piece_bytes, now)
-            if whole is None:
-                return
-            sealed = whole
-            header = bytes(header[:-2]) + TAILS[last][0]
         is_newest = counter > self._opener.highest
-        size = self._opener.open_into(counter, header, sealed, self._plain, now)
+        arrivals = self._arrivals
+        size = arrivals.open(header, counter, index, last, count, body, piece_bytes, now)
+        self._arm(arrivals.due)
         if size < 0:
             return
-        self._tally.arrived(counter, last + 1)
         self._alive_at = now
         paths = self._paths
         if path == paths.current:
@@ -212,20 +215,9 @@ class Hop:
         if kind == Kind.MESSAGE:
             if self._report_at is None:
                 self._report_later(now)
-            self._lanes.datagram(self._plain[:size])
+            arrivals.message(counter, size)
         else:
             self._items(size, kind, path, now)
-
-    def _join(
-        self, counter: int, index: int, last: int, body: memoryview, piece_bytes: int, now: float
-    ) -> bytes | None:
-        if self._opener.seen(counter):
-            self._opener.replayed += 1
-            return None
-        if self._sweep_at is None:
-            self._sweep_at = now + GIVE_UP_S
-            self._arm(self._sweep_at)
-        return self._reassembly.add(counter, index, last, body, piece_bytes, now)
 
     def _elsewhere(self, path: Path, size: int, kind: int, is_newest: bool, now: float) -> None:
         """Something genuine came by another path than the current one."""
@@ -267,6 +259,8 @@ class Hop:
             self._reported(item, now)
         elif isinstance(item, Response):
             self._responded(item, path, now)
+        elif isinstance(item, Nack):
+            self._send_again(item, now)
         elif isinstance(item, Close):
             self._break("the far end closed the tether")
 
@@ -309,7 +303,7 @@ class Hop:
         self._mtu = PathMtu(min(ceiling, MAX_DATAGRAM_BYTES), headers, now)
         self._resized()
         self._loss = Loss(now)
-        self._rtt.srtt_s = None
+        self._rtt.forget()
         self._unreported_at = None
         # No probe: the far end is to take this path, too.
         self._challenge(path, Why.KEEP, now, kind=Kind.CONTROL)
@@ -365,6 +359,26 @@ class Hop:
         if self._mtu is not None:
             self._piece_bytes = self._mtu.size - HEADER_BYTES
 
+    # Sending again
+
+    def _ask(self, now: float) -> None:
+        """Ask for pieces that are missing."""
+        path = self._paths.current
+        nacks = self._arrivals.poll(now)
+        if self._report_at is None and self._arrivals.has_lost:
+            self._report_later(now)  # where no message arrives the sender has to know, too
+        most = _ITEM_ROOM // NACK_BYTES
+        if path is not None:
+            for at in range(0, len(nacks), most):
+                items = b"".join(nack.encode() for nack in nacks[at : at + most])
+                self._send_items(items, path, Kind.CONTROL, now)
+
+    def _send_again(self, nack: Nack, now: float) -> None:
+        parts, each = self._kept.again(nack, now)
+        path = self._paths.current
+        if path is not None and 0 < each <= self.datagram_bytes and self._wire.room_bytes():
+            self._wire.send(path, parts, each)
+
     # Reports
 
     def _report_later(self, now: float) -> None:
@@ -372,16 +386,7 @@ class Hop:
         self._arm(self._report_at)
 
     def _report(self, now: float) -> None:
-        tally = self._tally
-        report = Report(
-            expected=tally.expected(self._reassembly.unfinished()),
-            whole=tally.whole,
-            single=tally.single,
-            broken=tally.broken,
-            pieces=tally.pieces,
-            missing=tally.missing,
-            overflows=self._wire.overflows(),
-        )
+        report = self._arrivals.report(self._wire.overflows())
         self._report_at = None
         path = self._paths.current
         if path is not None:
@@ -412,9 +417,8 @@ class Hop:
             return
         self._opener.forget_old(now)
         self._try_candidates(now)
-        if self._sweep_at is not None and now >= self._sweep_at:
-            self._reassembly.sweep(now)
-            self._sweep_at = now + GIVE_UP_S if self._reassembly else None
+        self._ask(now)
+        self._kept.drop_old(now)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
         if self._out.due is not None and now >= self._out.due and not self._out.timed_out(now):
@@ -494,7 +498,8 @@ class Hop:
 
     def _arm_next(self, now: float) -> None:
         dues = [
-            self._paths.due(), self._report_at, self._sweep_at, self._out.due, self._watch_at,
+            self._paths.due(), self._report_at, self._out.due, self._watch_at,
+            self._arrivals.due, self._kept.due,
         ]  # fmt: skip
         if self._is_ready:
             dues.append(self._sent_at + KEEP_ALIVE_S)
@@ -519,9 +524,11 @@ class Hop:
     def close(self, now: float) -> bytes:
         """End it; return the datagram that tells the far end, which may be sent several times."""
         self._is_closed = True
+        self._arrivals.clear()
         return single(self._sealer, self._far_id, Kind.CONTROL, Close().encode(), now)
 
     def _break(self, reason: str) -> None:
         if not self._is_closed:
             self._is_closed = True
+            self._arrivals.clear()
             self._lanes.broken(reason)

@@ -3,7 +3,8 @@
 A message dies with any one of its datagrams. On a path that loses a share p of them at random, a
 TCP flow inside reaches a window of about sqrt(3/2) / sqrt(p) packets (Mathis et al., 1997). A
 message of UNIT_GAIN / sqrt(p) datagrams is less than a third of that: its loss leaves enough
-packets in flight for a fast retransmission (docs/decisions/0045 has what was measured).
+packets in flight for a fast retransmission (docs/decisions/0045 has what was measured). Datagrams
+that are sent again in time kill no message: p is what is left of the loss (docs/decisions/0052).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ MEMORY_S = 10.0
 PRIOR = 200
 """Datagrams taken as arrived before any report: one early loss is no 10 %."""
 
+FEW = 5.0
+"""Lost pieces, missing or repaired, from which on their ratio says what repair is worth."""
+
 _MASK = 0xFFFF_FFFF
 _HALF = 1 << 31
 
@@ -27,12 +31,15 @@ _HALF = 1 << 31
 class Loss:
     """The share of datagrams that the path loses, towards the far end."""
 
-    __slots__ = ("_forgiven", "_halved_at", "_latest", "_lost", "_sent", "fresh")
+    __slots__ = (
+        "_forgiven", "_halved_at", "_latest", "_lost", "_missing", "_repaired", "_sent", "fresh",
+    )  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self._latest: Report | None = None
         self._sent = float(PRIOR)
         self._lost = 0.0
+        self._missing = self._repaired = 0.0
         self._halved_at = now
         self._forgiven = 0
         self.fresh = 0.0
@@ -50,9 +57,14 @@ class Loss:
         """Such a datagram arrived."""
         self._forgiven = max(self._forgiven - 1, 0)
 
+    @property
+    def unrepaired(self) -> float:
+        """The share of datagrams that the path loses, and that messages die for."""
+        return self.share * self._missing / max(self._missing + self._repaired, FEW)
+
     def unit(self, most: int) -> int:
         """How many datagrams a message should have at most, 1 to *most*."""
-        share = self.share
+        share = self.unrepaired
         if share * most * most <= UNIT_GAIN * UNIT_GAIN:
             return most
         return max(1, int(UNIT_GAIN / math.sqrt(share)))
@@ -81,9 +93,14 @@ class Loss:
         # went together, as batches do in a full queue: then smaller ones would fare no better.
         singles = delta.single / delta.whole if delta.whole else 0.0
         lost = delta.missing + (vanished - forgiven) * singles
+        lost += delta.repaired
         self._lost += lost
         self._sent += delta.pieces + lost
+        self._missing += delta.missing
+        self._repaired += delta.repaired
         while self._sent > MEMORY or now - self._halved_at > MEMORY_S:
             self._sent /= 2
             self._lost /= 2
+            self._missing /= 2
+            self._repaired /= 2
             self._halved_at = now

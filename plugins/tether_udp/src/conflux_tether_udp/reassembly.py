@@ -1,4 +1,7 @@
-"""Messages from pieces, for those that did not arrive in one batch; and the tally of what is lost.
+"""Messages from pieces, for those that did not arrive in one batch; which pieces to ask for again.
+
+    piece ─► partial ─► whole
+                └─ a later message came, or nothing more ─► asked for, up to MAX_ASKS ─► given up
 
 Pieces are not authenticated one by one: whoever knows a tether's id and can inject on its path may
 spoil a message, as he could drop it. Memory is bounded, and what is incomplete is given up early.
@@ -6,72 +9,58 @@ spoil a message, as he could drop it. Memory is bounded, and what is incomplete 
 
 from __future__ import annotations
 
-from conflux.api import MAX_MESSAGE_BYTES
-from conflux_tether_udp.keys import EPOCH_SHIFT, TAG_BYTES
+import math
 
-MAX_PARTIAL = 32
+from conflux.api import MAX_MESSAGE_BYTES
+from conflux_tether_udp.control import MAX_NACKED, Nack
+from conflux_tether_udp.keys import COUNTER_BYTES, TAG_BYTES
+from conflux_tether_udp.reliable import RoundTrip
+from conflux_tether_udp.tally import Tally
+
+MAX_PARTIAL = 128
 """Unfinished messages of one tether; the oldest counter goes first."""
-MAX_HELD_BYTES = 1 << 19
+MAX_HELD_BYTES = 4 << 20
 MOST_SEALED_BYTES = MAX_MESSAGE_BYTES + TAG_BYTES
 GIVE_UP_S = 0.25
 """After the first piece: reordering takes milliseconds, and who resends wants to know."""
-
-_EPOCH_MASK = (1 << EPOCH_SHIFT) - 1
-
-
-class Tally:
-    """What arrived and what did not, as a report tells it; plain sums since the beginning."""
-
-    __slots__ = ("_expected", "broken", "highest", "missing", "pieces", "single", "whole")
-
-    def __init__(self) -> None:
-        self.highest = 0
-        """The highest counter of a genuine message."""
-        self._expected = 0
-        self.whole = self.single = self.broken = self.pieces = self.missing = 0
-
-    def arrived(self, counter: int, pieces: int) -> None:
-        """Count a genuine message of so many datagrams."""
-        self.whole += 1
-        self.pieces += pieces
-        if pieces == 1:
-            self.single += 1
-        ahead = counter - self.highest
-        if ahead <= 0:
-            return
-        if counter >> EPOCH_SHIFT != self.highest >> EPOCH_SHIFT:
-            # The sender went on from the next multiple: what lies between was never sent.
-            ahead = (counter & _EPOCH_MASK) + 1
-        self.highest = counter
-        self._expected += ahead
-
-    def lost(self, pieces: int, missing: int) -> None:
-        """Count a message that was given up."""
-        self.broken += 1
-        self.pieces += pieces
-        self.missing += missing
-
-    def expected(self, unfinished: int) -> int:
-        """How many messages should be here, without those *unfinished*."""
-        return max(self._expected - unfinished, 0)
+ASK_S = 0.001
+"""After a later message came: pieces overtake each other by less, and one item asks for several."""
+MAX_ASKS = 6
+UNSURE_ASKS = 2
+"""As long as none was ever answered: the far end may have nothing to answer with."""
 
 
 class _Partial:
     """A message of which some pieces are here."""
 
-    __slots__ = ("lacks", "pieces", "since", "size")
+    __slots__ = (
+        "ask_at", "asked_at", "asks", "is_overtaken", "is_waited_for", "lacks", "latest_at",
+        "pieces", "repaired", "since", "size",
+    )  # fmt: skip
 
-    def __init__(self, count: int, now: float) -> None:
+    def __init__(self, count: int, now: float, quiet_s: float | None) -> None:
         self.pieces = [b""] * count  # no piece is empty
         self.lacks = count
         self.size = 0
-        self.since = now
+        self.since = self.latest_at = now
+        self.ask_at = math.inf if quiet_s is None else now + quiet_s
+        self.asked_at = 0.0
+        self.asks = self.repaired = 0
+        self.is_overtaken = False
+        self.is_waited_for = quiet_s is not None
+        """Whether later messages wait for it."""
+
+    def missing(self) -> int:
+        """Bit i stands for piece i."""
+        return sum(1 << index for index, piece in enumerate(self.pieces) if not piece)
 
 
 class Reassembly:
     """Puts pieces together. Losses go to *tally*."""
 
-    __slots__ = ("_given_up", "_held_bytes", "_partial", "_tally")
+    __slots__ = (
+        "_given_up", "_held_bytes", "_partial", "_tally", "due", "quiet_s", "turn", "turn_s",
+    )  # fmt: skip
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -79,6 +68,15 @@ class Reassembly:
         self._held_bytes = 0
         self._given_up = 0
         """Pieces up to this counter come too late."""
+        self.due = math.inf
+        """When `poll` has something to do."""
+        self.quiet_s: float | None = None
+        """No piece for so long: the rest of a message that nothing overtook is missing, too. None
+        while nothing is asked for at all."""
+        self.turn_s = 0.0
+        """How long what was asked for may take."""
+        self.turn = RoundTrip()
+        """How long it took."""
 
     def __bool__(self) -> bool:
         return bool(self._partial)
@@ -96,32 +94,107 @@ class Reassembly:
         if partial is None:
             if counter <= self._given_up:
                 return None
-            partial = self._partial[counter] = _Partial(last + 1, now)
+            partial = self._begin(counter, last + 1, now)
         elif len(partial.pieces) != last + 1:
             return None
+        self._fill(partial, index, run, piece_bytes, now)
+        partial.latest_at = now
+        if partial.size > MOST_SEALED_BYTES:
+            self._give_up(counter)
+        elif not partial.lacks:
+            self._forget(counter)
+            self._tally.repaired += partial.repaired
+            return b"".join(partial.pieces)
+        while len(self._partial) > MAX_PARTIAL or self._held_bytes > MAX_HELD_BYTES:
+            self._give_up(min(self._partial))
+        return None
+
+    def _begin(self, counter: int, count: int, now: float) -> _Partial:
+        self.overtaken(counter, now)
+        partial = self._partial[counter] = _Partial(count, now, self.quiet_s)
+        self.due = min(self.due, partial.ask_at, now + GIVE_UP_S)
+        return partial
+
+    def _fill(
+        self, partial: _Partial, index: int, run: memoryview, piece_bytes: int, now: float
+    ) -> None:
         for at in range(0, len(run), piece_bytes):
             if not partial.pieces[index]:
                 piece = partial.pieces[index] = bytes(run[at : at + piece_bytes])
                 partial.size += len(piece)
                 partial.lacks -= 1
                 self._held_bytes += len(piece)
+                if partial.asks:
+                    if not partial.repaired:
+                        self._answered(partial, now)
+                    partial.repaired += 1
             index += 1
-        if partial.size > MOST_SEALED_BYTES:
-            self._give_up(counter)
-        elif not partial.lacks:
-            self._forget(counter)
-            return b"".join(partial.pieces)
-        while len(self._partial) > MAX_PARTIAL or self._held_bytes > MAX_HELD_BYTES:
-            self._give_up(min(self._partial))
-        return None
 
-    def sweep(self, now: float) -> None:
-        """Give up what has waited too long."""
-        for counter in [c for c, p in self._partial.items() if now - p.since >= GIVE_UP_S]:
-            self._give_up(counter)
+    # What is missing
+
+    def _answered(self, partial: _Partial, now: float) -> None:
+        if partial.asks == 1:
+            self.turn.sample(now - partial.asked_at)
+        else:
+            self.turn.doubt()
+
+    def overtaken(self, counter: int, now: float) -> None:
+        """Something of message *counter* came: what is missing of earlier ones is late."""
+        for earlier, partial in self._partial.items():
+            if earlier < counter and not partial.is_overtaken:
+                partial.is_overtaken = True
+                if partial.is_waited_for:
+                    partial.ask_at = min(partial.ask_at, now + ASK_S)
+                    self.due = min(self.due, partial.ask_at)
+
+    def keeps_waiting(self, counter: int) -> bool:
+        """Whether an earlier message than *counter* is waited for."""
+        return any(
+            earlier < counter and partial.is_waited_for
+            for earlier, partial in self._partial.items()
+        )
+
+    def stop_waiting(self) -> None:
+        """Let later messages wait no longer; what comes in yet still counts."""
+        for partial in self._partial.values():
+            partial.is_waited_for = False
+            partial.ask_at = math.inf
+
+    def poll(self, now: float) -> list[Nack]:
+        """Give up what has waited too long; return what to ask for."""
+        nacks = []
+        due = math.inf
+        for counter, partial in list(self._partial.items()):
+            if now >= partial.since + GIVE_UP_S:
+                self._give_up(counter)
+                continue
+            if now >= partial.ask_at and self._is_to_ask(partial, now):
+                nacks.append(Nack(counter.to_bytes(COUNTER_BYTES, "big"), partial.missing()))
+            due = min(due, partial.ask_at, partial.since + GIVE_UP_S)
+        self.due = due
+        return nacks
+
+    def _is_to_ask(self, partial: _Partial, now: float) -> bool:
+        """Whether to ask for what *partial* lacks, and when to look at it again."""
+        quiet_s = self.quiet_s
+        if quiet_s is not None and not partial.is_overtaken:
+            is_coming = now < partial.latest_at + quiet_s or partial.lacks > MAX_NACKED
+            if is_coming:
+                partial.ask_at = max(partial.latest_at, now) + quiet_s
+                return False
+        most = UNSURE_ASKS if self.turn.srtt_s is None else MAX_ASKS
+        if quiet_s is None or partial.lacks > MAX_NACKED or partial.asks >= most:
+            partial.is_waited_for = False
+            partial.ask_at = math.inf
+            return False
+        partial.asks += 1
+        partial.asked_at = now
+        partial.ask_at = now + self.turn_s
+        return True
 
     def _give_up(self, counter: int) -> None:
         partial = self._forget(counter)
+        self._tally.repaired += partial.repaired
         self._tally.lost(len(partial.pieces) - partial.lacks, partial.lacks)
         # Never beyond what is genuine: an injected piece must not keep later messages out.
         self._given_up = max(self._given_up, min(counter, self._tally.highest))

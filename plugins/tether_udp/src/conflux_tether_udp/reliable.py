@@ -42,20 +42,34 @@ _HALF = 1 << 31
 
 
 class RoundTrip:
-    """SRTT, RTTVAR and RTO (RFC 6298 §2)."""
+    """SRTT, RTTVAR and RTO (RFC 6298 §2), the latest and the least."""
 
-    __slots__ = ("srtt_s", "var_s")
+    __slots__ = ("latest_s", "least_s", "srtt_s", "var_s")
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: another path."""
         self.srtt_s: float | None = None
         self.var_s = 0.0
+        self.least_s = self.latest_s = 0.0
 
     def sample(self, rtt_s: float) -> None:
+        self.latest_s = rtt_s
         if self.srtt_s is None:
-            self.srtt_s, self.var_s = rtt_s, rtt_s / 2
+            self.srtt_s, self.var_s, self.least_s = rtt_s, rtt_s / 2, rtt_s
         else:
             self.var_s += (abs(self.srtt_s - rtt_s) - self.var_s) / 4
             self.srtt_s += (rtt_s - self.srtt_s) / 8
+            self.least_s = min(self.least_s, rtt_s)
+
+    def doubt(self) -> None:
+        """An answer came that may be to either of two questions: the next may take longer.
+
+        It says no more than that (Karn's algorithm), as RFC 6298 §5.5 doubles the RTO.
+        """
+        self.var_s = min(max(2 * self.var_s, (self.srtt_s or 0.0) / 4), RTO_MAX_S)
 
     @property
     def rto_s(self) -> float:
