@@ -19,7 +19,7 @@ from conflux.api import (
     UsageError,
 )
 from conflux_tether_udp import description as wire
-from conflux_tether_udp import stun
+from conflux_tether_udp import mapped, port, stun
 from conflux_tether_udp.driver import UdpTetherDriver
 
 SECRET = bytes(range(32))
@@ -274,55 +274,117 @@ def candidates(tether):
     return wire.decode(tether.description, wire.Kind.OFFER).candidates
 
 
+def made_at_once(making):
+    """What *making* returns, which must not wait for anything."""
+    with pytest.raises(StopIteration) as made:
+        making.send(None)
+    return made.value.value
+
+
 def test_address_that_a_stun_server_sees_is_told_after_the_hosts_own():
     async def main() -> None:
         server, ice = await serve()
         async with Lab(ice, IceServer(url="turn:127.0.0.1:9?transport=tcp")) as lab:
-            began = asyncio.get_running_loop().time()
-            host, mapped = candidates(await lab.near.offer())
+            host, seen = candidates(made_at_once(lab.near.offer()))
             assert host.type is wire.CandidateType.HOST
-            assert mapped == wire.Candidate(wire.CandidateType.SERVER_REFLEXIVE, *server.MAPPED)
-            assert asyncio.get_running_loop().time() - began < 0.2
-            assert len(candidates(await lab.near.offer())) == 2
-            assert server.asked == 1, "one port, one mapping: asked once in a while"
+            assert seen == wire.Candidate(wire.CandidateType.SERVER_REFLEXIVE, *server.MAPPED)
+            assert len(candidates(made_at_once(lab.near.offer()))) == 2
+            assert server.asked == 2, "each port once: its tethers share the mapping"
         server.transport.close()
 
     run(main)
 
 
-def test_dead_stun_server_costs_a_quarter_of_a_second_at_most():
+def test_no_description_waits_for_a_stun_server_that_never_answers():
+    async def main() -> None:
+        server, ice = await serve()
+        server.is_dead = True
+        began = asyncio.get_running_loop().time()
+        async with Lab(ice) as lab:
+            assert asyncio.get_running_loop().time() - began < 2, "nor do starts wait for long"
+            assert server.asked >= 4, "requests get lost: each port asked again"
+            (host,) = candidates(made_at_once(lab.near.offer()))
+            assert host.type is wire.CandidateType.HOST
+        assert len(asyncio.all_tasks()) == 1
+        server.transport.close()
+
+    run(main)
+
+
+def test_tether_connects_while_a_stun_server_is_silent():
     async def main() -> None:
         server, ice = await serve()
         server.is_dead = True
         async with Lab(ice) as lab:
-            began = asyncio.get_running_loop().time()
-            (host,) = candidates(await lab.near.offer())
-            assert host.type is wire.CandidateType.HOST
-            assert server.asked >= 2, "requests get lost: it was asked again"
-            assert asyncio.get_running_loop().time() - began < 1
-            assert not lab.near._port._transactions
-            asked = server.asked
-            await lab.near.offer()
-            assert server.asked == asked, "nor does it delay every tether"
+            got = []
+            near, _ = await lab.connect(got.append)
+            near.send([b"hello"])
+            await soon(lambda: got)
         server.transport.close()
 
     run(main)
 
 
-def test_driver_that_is_stopped_while_it_asks_makes_no_tether():
+def test_answer_that_comes_late_is_in_the_next_description():
     async def main() -> None:
         server, ice = await serve()
         server.is_dead = True
-        async with Lab(ice) as lab, asyncio.TaskGroup() as tasks:
-            making = tasks.create_task(_fails(lab.near.offer()))
-            await soon(lambda: server.asked)
-            await lab.near.stop()
-            await making
+        async with Lab(ice) as lab:
+            assert len(candidates(made_at_once(lab.near.offer()))) == 1
+            server.is_dead = False
+            await soon(lambda: len(candidates(made_at_once(lab.near.offer()))) == 2)
         server.transport.close()
 
-    async def _fails(offer) -> None:
-        with pytest.raises(TetherError, match="stopped"):
-            await offer
+    run(main)
+
+
+def test_mapping_is_kept_alive_and_followed_when_it_changes(monkeypatch):
+    monkeypatch.setattr(mapped, "MAPPED_FRESH_S", 0.01)
+
+    async def main() -> None:
+        server, ice = await serve()
+        async with Lab(ice) as lab:
+            await soon(lambda: server.asked > 6)
+            server.MAPPED = (server.MAPPED[0], 50_000)
+            await soon(lambda: candidates(made_at_once(lab.near.offer()))[-1].port == 50_000)
+        server.transport.close()
+
+    run(main)
+
+
+def test_machine_with_other_addresses_is_told_of_no_old_mapping_and_asks_again(monkeypatch):
+    async def main() -> None:
+        server, ice = await serve()
+        async with Lab(ice) as lab:
+            assert len(candidates(made_at_once(lab.near.offer()))) == 2
+            asked, server.is_dead = server.asked, True
+            addresses = [ip_address("127.0.0.1"), ip_address("198.51.100.9")]
+            monkeypatch.setattr(port, "host_addresses", lambda reach: addresses)
+            told = candidates(made_at_once(lab.near.offer()))
+            assert [candidate.address for candidate in told] == addresses
+            await soon(lambda: server.asked > asked)
+            server.is_dead = False
+            await soon(lambda: len(candidates(made_at_once(lab.near.offer()))) == 3)
+        server.transport.close()
+
+    run(main)
+
+
+def test_driver_whose_start_is_cancelled_leaves_nothing_behind():
+    async def main() -> None:
+        server, ice = await serve()
+        server.is_dead = True
+        before = open_sockets()
+        driver = UdpTetherDriver({"allow_loopback": True})
+        config = TetherConfig(is_overlay=lambda a: False, ice_servers=[ice])
+        async with asyncio.TaskGroup() as tasks:
+            starting = tasks.create_task(driver.start(config))
+            await soon(lambda: server.asked)
+            starting.cancel()
+        assert starting.cancelled()
+        assert open_sockets() == before
+        assert len(asyncio.all_tasks()) == 1
+        server.transport.close()
 
     run(main)
 

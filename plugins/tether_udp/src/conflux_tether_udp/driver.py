@@ -42,16 +42,24 @@ class UdpTetherDriver(TetherDriver):
         self._tethers: set[UdpTether] = set()
 
     async def start(self, config: TetherConfig) -> None:
-        """Bind the port. Raises Unavailable, also for an ICE server that cannot be read."""
+        """Bind the port. Raises Unavailable, also for an ICE server that cannot be read.
+
+        Waits for the first answer of a STUN server, FIRST_ANSWER_S at most: nothing else ever does.
+        """
         servers = [server for server in map(stun.server, config.ice_servers) if server is not None]
         reach = Reach(is_overlay=config.is_overlay, allow_loopback=self._allow_loopback)
         self._port = Port(reach, servers, self._number)
+        try:
+            await self._port.start()
+        except BaseException:  # cancelled: nobody will stop what did not start
+            await self.stop()
+            raise
 
     async def offer(self) -> UdpTether:
-        return await self._make(None)
+        return self._make(None)
 
     async def answer(self, offer: bytes) -> UdpTether:
-        return await self._make(wire.decode(offer, wire.Kind.OFFER))
+        return self._make(wire.decode(offer, wire.Kind.OFFER))
 
     async def stop(self) -> None:
         if self._port is None:
@@ -59,15 +67,13 @@ class UdpTetherDriver(TetherDriver):
         port, self._port = self._port, None
         for tether in list(self._tethers):
             tether.close()
-        port.close()
+        await port.stop()
 
-    async def _make(self, offer: wire.Description | None) -> UdpTether:
+    def _make(self, offer: wire.Description | None) -> UdpTether:
         port = self._port
         if port is None:
             raise TetherError("the driver is not running")
-        candidates = await port.candidates()
-        if self._port is not port:
-            raise TetherError("the driver was stopped meanwhile")
+        candidates = port.candidates()
         if not candidates:
             raise TetherError("this machine has no address that a tether may use")
         tether = UdpTether(

@@ -11,28 +11,18 @@ import errno
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 
-from conflux.api import Buffer, Unavailable, WireError
+from conflux.api import Buffer, Unavailable
 from conflux_tether_udp import stun
 from conflux_tether_udp.datagram import HEADER_BYTES, ID_BYTES, Cutter
-from conflux_tether_udp.description import ID_MARK, Candidate, CandidateType, IpAddress
+from conflux_tether_udp.description import ID_MARK, Candidate, CandidateType
 from conflux_tether_udp.ingress import Take, distribute
+from conflux_tether_udp.mapped import Mapped
 from conflux_tether_udp.paths import Address, Path
-from conflux_tether_udp.reach import Reach, host_addresses, socket_address
+from conflux_tether_udp.reach import Reach, host_addresses
 from conflux_tether_udp.sockets import Backlog, Inbox, Sender, UdpSocket
 
-GATHER_S = 0.25
-"""The longest that STUN servers are waited for, name lookup included."""
-FURTHER_ANSWERS_S = 0.05
-"""Once one has answered, how long the others are waited for."""
-ASK_AGAIN_S = 0.08
-MAPPED_FRESH_S = 20.0
-"""How long an answer holds: all tethers share the port, so they share its mappings."""
-UNMAPPED_FRESH_S = 5.0
-"""The same for no answer: a dead server does not delay every tether."""
-MAX_MAPPED = 4
 GOODBYE_S = (0.1, 0.4)
 """When a far end is told again that a tether was closed: once may get lost."""
 
@@ -50,13 +40,10 @@ class Port:
         self.plain = memoryview(bytearray(65_536))
         """Where an opened message lies while it is handed over."""
         self._loop = asyncio.get_running_loop()
-        self._servers = servers
         self._takers: dict[bytes, Take | None] = {}
-        self._transactions: dict[bytes, asyncio.Future[tuple[IpAddress, int]]] = {}
-        self._mapped: list[Candidate] = []
-        self._mapped_at: float | None = None
         self._goodbyes: dict[asyncio.TimerHandle, Callable[[], None]] = {}
         self._sockets: dict[int, UdpSocket] = {}
+        self._mapped = Mapped(servers, self._sockets, reach, self.permits)
         self.backlog = Backlog()
         inbox = Inbox()
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
@@ -73,6 +60,11 @@ class Port:
                     ) from None
         if not self._sockets:
             raise Unavailable("this machine has neither IPv4 nor IPv6 sockets")
+
+    async def stop(self) -> None:
+        """`close`, and wait until no task is left."""
+        await self._mapped.stop()
+        self.close()
 
     def close(self) -> None:
         """Release the sockets. What was to be said is said once more before."""
@@ -149,9 +141,9 @@ class Port:
             self._loop.time(),
             self._takers,
         )
-        if strangers and self._transactions and size == each:
+        if strangers and self._mapped.waits and size == each:
             rest = inbox.pieces[: max(size - HEADER_BYTES, 0)]
-            self._stun_answer(bytes(inbox.headers[:HEADER_BYTES]) + bytes(rest))
+            self._mapped.answered(bytes(inbox.headers[:HEADER_BYTES]) + bytes(rest))
 
     # Addresses
 
@@ -191,84 +183,23 @@ class Port:
             raise
         return probe
 
-    async def candidates(self) -> list[Candidate]:
-        """Where a far end may reach this port, best first. Waits GATHER_S for STUN at most."""
-        mapped = await self._ask_servers() if self._servers else []
+    async def start(self) -> None:
+        """Find out where the port is seen from outside. Waits FIRST_ANSWER_S at most."""
+        await self._mapped.start()
+
+    def candidates(self) -> list[Candidate]:
+        """Where a far end may reach this port, as far as is known now, best first."""
+        hosts = host_addresses(self.reach)
         found = [
             Candidate(CandidateType.HOST, address, self._sockets[address.version].port)
-            for address in host_addresses(self.reach)
+            for address in hosts
             if address.version in self._sockets
         ]
         known = {(candidate.address, candidate.port) for candidate in found}
+        mapped = self._mapped.candidates(hosts)
         return found + [c for c in mapped if (c.address, c.port) not in known]
-
-    async def _ask_servers(self) -> list[Candidate]:
-        now = self._loop.time()
-        fresh_s = MAPPED_FRESH_S if self._mapped else UNMAPPED_FRESH_S
-        if self._mapped_at is not None and now - self._mapped_at < fresh_s:
-            return self._mapped
-        found: list[Candidate] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_S) as deadline, asyncio.TaskGroup() as asking:
-
-                def answered(address: IpAddress, number: int) -> None:
-                    candidate = Candidate(CandidateType.SERVER_REFLEXIVE, address, number)
-                    if number and self.reach.permits(address) and candidate not in found:
-                        found.append(candidate)
-                    latest = self._loop.time() + FURTHER_ANSWERS_S
-                    deadline.reschedule(min(deadline.when() or latest, latest))
-
-                for server in self._servers:
-                    asking.create_task(self._ask(server, answered))
-        self._mapped, self._mapped_at = found[:MAX_MAPPED], self._loop.time()
-        return self._mapped
-
-    async def _ask(
-        self, server: stun.StunServer, answered: Callable[[IpAddress, int], None]
-    ) -> None:
-        """Ask *server* from every socket that reaches it, until the caller has waited enough."""
-        one_each = {address.version: address for address in reversed(await _resolve(server.host))}
-        async with asyncio.TaskGroup() as asking:
-            for version, address in one_each.items():
-                remote = socket_address(address, server.port)
-                if version in self._sockets and self.permits(Path(remote, None)):
-                    asking.create_task(self._ask_from(version, remote, answered))
-
-    async def _ask_from(
-        self, version: int, remote: Address, answered: Callable[[IpAddress, int], None]
-    ) -> None:
-        transaction = secrets.token_bytes(stun.TRANSACTION_BYTES)
-        answer: asyncio.Future[tuple[IpAddress, int]] = self._loop.create_future()
-        self._transactions[transaction] = answer
-        try:
-            while version in self._sockets:
-                self._sockets[version].send_plain(stun.request(transaction), remote)
-                done, _ = await asyncio.wait({answer}, timeout=ASK_AGAIN_S)
-                if done:
-                    answered(*answer.result())
-                    return
-        finally:
-            del self._transactions[transaction]
-
-    def _stun_answer(self, datagram: bytes) -> None:
-        answer = self._transactions.get(stun.transaction_of(datagram) or b"")
-        if answer is None or answer.done():
-            return
-        with suppress(WireError):
-            answer.set_result(stun.mapped_address(datagram))
 
 
 def _version(remote: Address) -> int:
     """4 or 6: socket addresses of IPv6 have two fields more."""
     return 4 if len(remote) == 2 else 6
-
-
-async def _resolve(host: str) -> list[IpAddress]:
-    """The addresses of *host*, none if it has none. A name is looked up in the loop's executor."""
-    with suppress(ValueError):
-        return [ip_address(host)]
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except OSError:
-        return []
-    return [ip_address(info[4][0]) for info in found]
