@@ -8,16 +8,28 @@ a way by others                   ─► a tether to any relay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from conflux.anchor.asking import Asking
 from conflux.anchor.attempts import Attempts
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import address_tag, node_tag, relay_tag
+from conflux.anchor.limits import RateLimit
 from conflux.anchor.stream import Session
 from conflux.anchor.tether import Neighbours
 from conflux.api import NodeId
 from conflux.wire.control import Purpose, Target, TargetKind
+
+DRAWS = 4
+"""For one Ask to any relay."""
+DRAW_S = 0.1
+"""Who was drawn has at least so long to answer before another is drawn."""
+DRAW_ANSWERS = 3
+"""And so many times what Answers take."""
+REDRAWS_PER_S = 0.2
+REDRAWS_BURST = 8.0
+"""Of all: where there is no relay, searching for one goes on for ever, and rarely is enough."""
 
 
 class Asker:
@@ -41,6 +53,7 @@ class Asker:
         self._neighbours = neighbours
         self._attempts = attempts
         self._has_streams = has_streams
+        self._redraws = RateLimit(per_s=REDRAWS_PER_S, burst=REDRAWS_BURST)
 
     def address(self, address: bytes, *, failed: Callable[[float], None], now: float) -> bool:
         """Ask for streams with whoever has *address*; False if too many Asks are out.
@@ -80,14 +93,31 @@ class Asker:
         self._ask_node(node, (), now)
 
     def relay(self, avoid: Sequence[NodeId], now: float) -> None:
-        """Ask any relay for a tether but *avoid*, and those on whom an attempt would be lost."""
+        """Ask any relay for a tether but *avoid*, and those on whom an attempt would be lost.
+
+        One of all nodes is drawn, maybe one that is to be avoided and says nothing, or we. Unless
+        somebody answers as soon as others do, another one is drawn, and given twice as long.
+        """
+        self._draw(avoid, 1, now)
+
+    def drop_idle(self, now: float) -> None:
+        """Forget what was remembered and counts no more."""
+        self._redraws.drop_idle(now)
+
+    def _draw(self, avoid: Sequence[NodeId], draw: int, now: float) -> bool:
+        def draws_again(now: float) -> bool:
+            return self._redraws.allows(b"", now=now) and self._draw(avoid, draw + 1, now)
+
         known = [neighbour.node_id for neighbour in self._neighbours.all()]
-        self._asking.ask(
+        patience_s = max(DRAW_S, DRAW_ANSWERS * self._asking.answer_s) * 2 ** (draw - 1)
+        return self._asking.ask(
             Target(TargetKind.ANY_RELAY),
             relay_tag(self._plane_key),
             purpose=Purpose.TETHER,
             avoid=self._attempts.avoid(avoid, known, now=now),
             failed=_nothing,
+            patience_s=patience_s if draw < DRAWS else math.inf,
+            gives_up=draws_again,
             now=now,
         )
 

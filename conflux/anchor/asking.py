@@ -98,6 +98,10 @@ class _Opened:
             repeat.cancel()
 
 
+def _never(now: float) -> bool:
+    return False
+
+
 class Asking:
     """Every handshake that this node began."""
 
@@ -107,6 +111,8 @@ class Asking:
         self._opening: set[_Asked] = set()
         """Answered, and an Open is being made."""
         self._opened: dict[bytes, _Opened] = {}
+        self.answer_s = math.inf
+        """How long Answers take, smoothed; infinite before the first."""
 
     # Ask
 
@@ -121,6 +127,8 @@ class Asking:
         in_stream: bool = False,
         in_haste: bool = False,
         failed: Callable[[float], None],
+        patience_s: float = math.inf,
+        gives_up: Callable[[float], bool] = _never,
         now: float,
     ) -> bool:
         """Ask *target*, found under *tag*; False if too many Asks are out.
@@ -129,7 +137,8 @@ class Asking:
         tethers are those worth a try unless given; with none, certificates are all that is shown.
         *in_haste*: the target may be able to answer any moment, so it is asked again and again for
         a while.
-        Ends in `on_established`, or in *failed(now)* after the deadline.
+        Ends in `on_established`, or in *failed(now)* after the deadline, or without a word if there
+        is no Answer after *patience_s* and *gives_up(now)* then says so.
         """
         if len(self._asked) >= MAX_ASKED:
             self._use.counters["ask_over_limit"] += 1
@@ -165,6 +174,12 @@ class Asking:
         for after in HASTE_REPEAT_S if in_haste else ():
             asked.repeats.append(
                 self._use.timers.at(now + after, lambda now: self._hurry(asked, now))
+            )
+        if patience_s < after_s:
+            asked.repeats.append(
+                self._use.timers.at(
+                    now + patience_s, lambda now: self._lose_patience(asked, gives_up, now)
+                )
             )
         self._asked[ref] = asked
         self._use.send(in_stream, tag, pending.message, now)
@@ -235,6 +250,11 @@ class Asking:
         if not asked.yielded and not asked.verifying:
             self._use.send(asked.in_stream, asked.tag, asked.pending.message, now)
 
+    def _lose_patience(self, asked: _Asked, gives_up: Callable[[float], bool], now: float) -> None:
+        if not asked.verifying and gives_up(now):
+            del self._asked[asked.pending.ref]
+            asked.end()
+
     def _ask_ran_out(self, ref: bytes, now: float) -> None:
         asked = self._asked.pop(ref)
         asked.end()
@@ -255,6 +275,8 @@ class Asking:
         elif not asked.is_busy_with(body):
             asked.in_stream = in_stream
             asked.took_s = now - asked.sent_at
+            known = self.answer_s if self.answer_s < math.inf else asked.took_s
+            self.answer_s = known + (asked.took_s - known) / 4
             self._verify_answer(asked, body, now)
 
     def _verify_answer(self, asked: _Asked, body: bytes, now: float) -> None:

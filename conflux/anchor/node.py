@@ -493,6 +493,7 @@ class Anchor:
         self.icmp.drop_idle(now)
         self.resender.drop_idle(now)
         self.exchange.drop_idle(now)
+        self.asker.drop_idle(now)
         self.flooding.drop_idle(now)
         self.seeking.drop_idle(now)
         self.adjacency.keep_house(now)

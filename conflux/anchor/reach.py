@@ -115,6 +115,10 @@ class Reach:
     """How many relays the next seek may find, once it is no less than MIN_RING."""
     is_widening: bool = False
     """Whether that seek belongs to the same round as the one before."""
+    seek_delay_s: float = 0.0
+    """How long one relay is given, before paths over several are sought."""
+    seek_at: float = 0.0
+    """When they are, in the rounds that have begun."""
     direct_retry_s: float = DIRECT_RETRY_S
     direct_retry_at: float = 0.0
     without_route_since: float | None = None

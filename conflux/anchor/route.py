@@ -4,7 +4,7 @@ A Reach is one destination in use. Its routes come from a direct tether (no set-
 from relays (set up hop by hop). The search, while there is no direct route:
 
     want ──► known neighbours and hints at once ──0.1 s──► ask for relays ──back-off──► again
-                                                     ├─1 s──► seek paths over 2, 3, 4 relays
+                                                     ├─0.15 to 1 s──► seek paths over 2, 3, 4 relays
                                                      └─30 s, doubling──► try directly again
 
 Two routes are wanted, without a common relay if that can be.
@@ -58,10 +58,15 @@ NO_ROUTE_SEARCH_S = 2.0
 RELAY_ASKS = 4
 """Asks for a relay in one round without any route: each reaches one random node, maybe one that
 cannot help. For a spare route one Ask a round is enough, two where one relay is not."""
-SEEK_ROUND = 2
-"""The first round that seeks: 1 s after the first Asks for a relay. By then one relay would have
+SEEK_DELAY_S = 1.0
+"""After the first Asks for a relay, paths over several are sought. By then one relay would have
 worked: two handshakes by the Master, two tethers of up to 300 ms, one set-up. Where it did not, the
 neighbours know no relay that is a neighbour of both ends."""
+SEEK_DELAY_MIN_S = 0.15
+"""The same, at least, while there is no route: a relay is a busy machine, too."""
+RELAY_ANSWERS = 8
+"""Between them so many times what the peer took to answer in the handshake: a handshake and its
+tether are three such times, and with a relay they happen twice."""
 MIN_RING = 2
 """Relays that the first seek may find: to one alone there are quicker ways."""
 RING_S = 0.5
@@ -148,6 +153,8 @@ class Routing:
             return reach
         reach = self._reaches[peer.node_id] = Reach(peer, without_route_since=now)
         reach.direct_retry_at = now + DIRECT_RETRY_S
+        likely_s = max(RELAY_ANSWERS * answered_s, SEEK_DELAY_MIN_S)
+        reach.seek_delay_s = min(likely_s, SEEK_DELAY_S)
         if is_ready:
             self.ready(peer.node_id, now=now)
         if not reach.has_direct:
@@ -435,9 +442,12 @@ class Routing:
         return shared < overlap(ways) and (not shared or waited_s >= SHARE_AFTER_S)
 
     def _search_after(self, reach: Reach, wait_s: float, now: float) -> None:
+        self._search_at(reach, now + wait_s)
+
+    def _search_at(self, reach: Reach, when: float) -> None:
         if reach.search is not None:
             reach.search.cancel()
-        reach.search = self._timers.at(now + wait_s, lambda now: self._search(reach, now))
+        reach.search = self._timers.at(when, lambda now: self._search(reach, now))
 
     def _search(self, reach: Reach, now: float) -> None:
         if self._reaches.get(reach.node_id) is not reach or reach.has_sound_direct:
@@ -448,12 +458,14 @@ class Routing:
             self._ask_node(reach.node_id, now)
         reach.failures.drop_old(now)
         self._try_known(reach, now)
+        if not reach.round:
+            reach.seek_at = now + (SEEK_DELAY_S if reach.routes else reach.seek_delay_s)
         if self._lacks_relayed(reach, now) or 0 < overlap(self._ways(reach, now)) <= MAX_RELAYS:
             is_far = reach.relays >= MIN_RING
             if not reach.is_widening:
                 for _ in range(RELAY_ASKS if not reach.routes else 1 + is_far):
                     self._ask_relay([reach.node_id], now)
-            if is_far or reach.round >= SEEK_ROUND:
+            if is_far or now >= reach.seek_at:
                 self._seek_paths(reach, now)
                 if reach.is_widening:
                     self._search_after(reach, RING_S, now)
@@ -461,8 +473,11 @@ class Routing:
         wait_s = SEARCH_S[min(reach.round, len(SEARCH_S) - 1)]
         if not reach.routes:
             wait_s = min(wait_s, NO_ROUTE_SEARCH_S)
+        following = now + wait_s
+        if now < reach.seek_at:
+            following = min(following, reach.seek_at)
         reach.round += 1
-        self._search_after(reach, wait_s, now)
+        self._search_at(reach, following)
 
     def _seek_paths(self, reach: Reach, now: float) -> None:
         """Seek in the next ring (RFC 4728 §3.3.3).

@@ -34,12 +34,13 @@ def relay_in_use(source, target, relays):
 def use_both(overlay, source, target):
     """Wait until what *source* sends to *target* may take either relay.
 
-    A spare one is asked for ever more rarely, and each time any of the four nodes is drawn.
+    A spare one is asked for ever more rarely, and each time any of the four nodes is drawn; who
+    says nothing is passed over, so that the first rounds find it.
     """
     overlay.until(
         lambda: source.reaches(target) and middle(source.paths_in_use(target)) == set(RELAYS),
         f"{source.name} to use both relays",
-        within_s=150,
+        within_s=40,
     )
 
 

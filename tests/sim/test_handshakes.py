@@ -333,7 +333,7 @@ def test_a_living_peer_that_cannot_be_reached_is_asked_with_back_off_and_comes_b
     for _ in range(60):
         left.ping(right)
         network.run(1)
-    assert network.channel.count(Kind.ASK) - before < 400
+    assert network.channel.count(Kind.ASK) - before < 450
     network.unblock(right, *relayed.relays)
     network.run(35)
     ping = left.ping(right)

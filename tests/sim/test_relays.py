@@ -31,6 +31,19 @@ def test_blocked_pair_gets_its_first_answer_over_a_relay_within_3_s(relayed):
     assert ping.rtt_s < 1.0
 
 
+def test_spare_relay_is_found_soon_though_each_ask_may_be_drawn_to_a_node_that_cannot_help():
+    for seed in range(20):
+        network = SimNetwork(seed=seed)
+        left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+        network.block(left, right)
+        for name in ("one", "two"):
+            network.add_node(name)
+        for _ in range(20):
+            left.ping(right)
+            network.run(0.1)
+        assert len(left.anchor.routing.get(right.node_id).routes) == 2, f"seed {seed}"
+
+
 def test_flows_spread_over_two_equally_good_relays(relayed):
     relayed.left.ping(relayed.right)
     relayed.network.run(5)

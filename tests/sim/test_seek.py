@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from conflux.anchor.quota import Relaying
+from conflux.anchor.route import ATTEMPT_DELAY_MIN_S
 from conflux.anchor.seek import (
     ALL_ASKS_BURST,
     ASKS_BURST,
@@ -97,6 +99,34 @@ def test_a_chain_of_relays_that_know_nobody_carries_the_first_answer_within_10_s
     ping = made.left.ping(made.right)
     made.network.run(0.5)
     assert ping.answers == 1
+
+
+def test_over_two_relays_the_first_answer_comes_soon_after_one_relay_would_have_brought_it():
+    times = []
+    for seed in range(20):
+        made = chain(SimNetwork(seed=seed), 2)
+        made.network.run(1)
+        ping = made.left.ping(made.right)
+        assert made.network.run_until(lambda ping=ping: ping.answers == 1, 3), f"seed {seed}"
+        times.append(ping.rtt_s)
+    assert statistics.median(times) < 0.6, f"by seed: {times}"
+
+
+@pytest.mark.parametrize(("delay_s", "earliest_s", "latest_s"), [(0.002, 0.15, 0.4), (0.2, 1, 2)])
+def test_paths_are_sought_once_one_relay_would_have_come_up_judged_by_the_peers_answer(
+    delay_s, earliest_s, latest_s
+):
+    network = SimNetwork(seed=1)
+    network.channel.delay_s = delay_s
+    made = chain(network, 2)
+    network.run(1)
+    began = []
+    made.left.anchor.seeking.seek = lambda *_, now, **__: began.append(now)
+    made.left.ping(made.right)
+    assert network.run_until(lambda: made.left.anchor.routing.all() != [], 3)
+    wanted_at = network.now()
+    assert network.run_until(lambda: bool(began), 3)
+    assert earliest_s <= began[0] - wanted_at - ATTEMPT_DELAY_MIN_S <= latest_s
 
 
 def test_the_same_seed_finds_the_same_way_at_the_same_time():
