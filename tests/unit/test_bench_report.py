@@ -52,6 +52,13 @@ def test_a_figure_is_the_median_of_the_rounds_that_have_it_and_their_range():
     assert (spread.median, spread.low, spread.high) == (3.0, 1.0, 9.0)
 
 
+def test_nothing_lost_means_in_no_round():
+    (goal,) = (goal for goal in GOALS if goal.key == "cold_lost")
+    rounds = [{goal.product: {"cold_lost": lost}} for lost in (0.0, 0.0, 1.0)]
+    assert only(goal, *rounds[:2]).is_met
+    assert not only(goal, *rounds).is_met
+
+
 def test_what_no_round_has_is_no_figure():
     assert results({"a": {"cpu": 1.0}}).spread("a", "cold") is None
     assert results({"a": {"cpu": 1.0}}).spread("b", "cpu") is None
