@@ -23,7 +23,7 @@ def test_driver_passes_its_tests_on_windows() -> None:
         check=True,
     )  # fmt: skip
     run = subprocess.run(
-        [WINDOWS, "-m", "pytest", "-q", f"Z:{HERE}/windows"],
+        [WINDOWS, "booted", "-m", "pytest", "-q", f"Z:{HERE}/windows"],
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import winreg
 from pathlib import Path
@@ -21,15 +20,6 @@ if (special := Path(sys.executable).with_name("service_python.exe")).exists():
     PYTHON = str(special)
 """What a service can be under Wine, see service_python.c."""
 ENVIRONMENT = {"VEILNET_TUN": "of the unit"}
-SYSTEM = r"SYSTEM\CurrentControlSet\Control\Session Manager\Environment"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_path():
-    """Here the plugin is not installed but on the path: on that of services, too."""
-    with winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, SYSTEM) as key:
-        for name in ("PYTHONPATH", "PYTHONUTF8"):
-            winreg.SetValueEx(key, name, 0, winreg.REG_SZ, os.environ.get(name, ""))
 
 
 class TestConformance(ServiceConformance):
