@@ -41,6 +41,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"the lab needs {_missing()}")
 
 
+@pytest.fixture(scope="session")
+def needs_nft() -> None:
+    if shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
+        pytest.skip("the lab needs the program `nft`: install nftables (apt install nftables)")
+
+
 @pytest.fixture
 def world() -> Iterator[lab.World]:
     with lab.World() as world:

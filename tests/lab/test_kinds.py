@@ -71,6 +71,30 @@ def test_where_udp_tethers_are_firewalled_webrtc_takes_over(overlay, five):
     transfer(overlay, walled, tokyo, 8, 9005)
 
 
+@pytest.mark.usefixtures("needs_nft")
+def test_udp_tether_that_falls_silent_gives_way_to_webrtc(overlay, five):
+    london, tokyo, *_ = five
+    assert london.ping(tokyo)
+    assert kind_between(london, tokyo) == "udp"
+    beats = overlay.beats((london, tokyo))
+    overlay.until(beats.all_arrive, "the two to talk")
+    rule = f"type filter hook input priority 0; udp dport {UDP_PORT} drop;"
+    wall = f"table ip wall {{ chain in {{ {rule} }} }}"
+    for node in (london, tokyo):
+        node.host.run(["nft", "-f", "-"], input=wall)
+    try:
+        overlay.until(
+            lambda: kind_between(london, tokyo) == kind_between(tokyo, london) == "webrtc",
+            "another direct tether",
+            within_s=90,
+        )
+        transfer(overlay, london, tokyo, 8, 9007)
+    finally:
+        beats.stop()
+        for node in (london, tokyo):
+            node.host.run(["nft", "delete", "table", "ip", "wall"])
+
+
 def test_two_without_a_common_kind_meet_over_one_that_has_both(overlay, five):
     _, _, _, udp_only, webrtc_only = five
     overlay.until(lambda: udp_only.reaches(webrtc_only), "a way over a relay")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from conflux import lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("needs_nft")]
 
 PROGRAMS = Path(__file__).parent / "programs"
 PORTS = (3_478, 3_479)
@@ -22,12 +21,6 @@ chain into {
   iifname eth0 udp dport >= 1024 dnat to 192.168.7.2
 }
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def needs_nft():
-    if shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
-        pytest.skip("the lab needs the program `nft`: install nftables (apt install nftables)")
 
 
 class Home:

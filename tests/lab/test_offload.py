@@ -130,12 +130,14 @@ class Tunnel:
 
 
 class TetheredTunnel(Tunnel):
-    """The same with a real tether between the nodes, over a link of 1,500 bytes."""
+    """The same with a real tether between the nodes, over a link of *link_bytes*."""
 
-    def __init__(self, kind: str, mtu_bytes: int, offload: tuple[bool, bool]) -> None:
+    def __init__(
+        self, kind: str, mtu_bytes: int, link_bytes: int, offload: tuple[bool, bool]
+    ) -> None:
         self._kind = kind
         self._ready = threading.Event()
-        for command in ("link set lo mtu 1500", "address add 192.0.2.1/32 dev lo"):
+        for command in (f"link set lo mtu {link_bytes}", "address add 192.0.2.1/32 dev lo"):
             subprocess.run(["ip", *command.split()], check=True)
         super().__init__(mtu_bytes, offload)
         assert self._ready.wait(TIMEOUT_S), "no tether"
@@ -304,13 +306,17 @@ def _echo_reply(family: int, packet: bytes) -> bytes | None:
     return message[4:] if is_reply else None
 
 
+OFFLOADS = {
+    (True, True): "offload both",
+    (True, False): "offload left",
+    (False, True): "offload right",
+    (False, False): "offload none",
+}
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("mtu_bytes", [1500, 9000])
-@pytest.mark.parametrize(
-    "offload",
-    [(True, True), (True, False), (False, True), (False, False)],
-    ids=["offload both", "offload left", "offload right", "offload none"],
-)
+@pytest.mark.parametrize("offload", OFFLOADS, ids=OFFLOADS.get)
 def test_what_is_sent_arrives_byte_for_byte(offload: tuple[bool, bool], mtu_bytes: int) -> None:
     def check() -> None:
         tunnel = Tunnel(mtu_bytes, offload)
@@ -331,15 +337,14 @@ def test_what_is_sent_arrives_byte_for_byte(offload: tuple[bool, bool], mtu_byte
 @pytest.mark.lab
 @pytest.mark.parametrize("kind", ["udp", "webrtc"])
 @pytest.mark.parametrize(
-    ("offload", "mtu_bytes"),
-    [((True, True), 1_500), ((True, False), 9_000), ((False, True), 1_500)],
-    ids=["offload both", "offload left, jumbo packets", "offload right"],
+    ("mtu_bytes", "link_bytes"), [(1500, 1500), (9000, 1500), (9000, 9000)], ids=str
 )
+@pytest.mark.parametrize("offload", OFFLOADS, ids=OFFLOADS.get)
 def test_what_is_sent_arrives_byte_for_byte_by_every_tether(
-    kind: str, offload: tuple[bool, bool], mtu_bytes: int
+    offload: tuple[bool, bool], mtu_bytes: int, link_bytes: int, kind: str
 ) -> None:
     def check() -> None:
-        tunnel = TetheredTunnel(kind, mtu_bytes, offload)
+        tunnel = TetheredTunnel(kind, mtu_bytes, link_bytes, offload)
         try:
             for family in (0, 1):
                 echoes(tunnel, family, mtu_bytes)
