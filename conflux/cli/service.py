@@ -57,11 +57,16 @@ class Service:
             return self._config_dir is None
 
     def come_up(self, variables: dict[str, str]) -> None:
-        """Install or replace it, start it, wait until it is up. Raises UsageError."""
+        """Install or replace it, start it, wait until it is up. Raises UsageError.
+
+        The note comes first: whoever is killed in between has no service that nobody owns.
+        """
         from conflux.runtime import saved
 
-        self.driver.install(self._unit(variables))
+        if self.state() is not ServiceState.ABSENT and not self.is_ours():
+            self.remove()
         saved.note(self._note, str(self._folder))
+        self.driver.install(self._unit(variables))
         self.driver.start()
 
     def remove(self) -> None:
@@ -70,6 +75,12 @@ class Service:
 
         self.driver.remove()
         saved.remove(self._note)
+
+    def sweep(self) -> None:
+        """Remove what a verb that was killed left of a service that there is not."""
+        if self.state() is ServiceState.ABSENT:
+            with contextlib.suppress(UsageError, OSError):  # another user's, then
+                self.remove()
 
     @contextlib.contextmanager
     def giving_way(self) -> Iterator[None]:
@@ -127,6 +138,7 @@ def found(config_dir: Path | None) -> Service | None:
     except Unavailable:
         return None
     if not service.is_ours():
+        service.sweep()
         return None
     service.driver.check()
     return service

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from conflux.api import Refused, Unreachable, UsageError
 from conflux.cli.options import api_socket, config_dir_option, folder
+
+if TYPE_CHECKING:
+    from conflux.runtime.saved import Membership
 
 
 @click.command()
@@ -21,28 +25,54 @@ from conflux.cli.options import api_socket, config_dir_option, folder
 @config_dir_option
 def unregister(config_dir: Path | None, force: bool) -> None:
     """Unregister this machine from Guardian, remove its service, delete what was saved."""
-    import asyncio
-
     from conflux.cli.service import found
-    from conflux.config import load_config
-    from conflux.registry import Registry
-    from conflux.runtime import enrol, localapi, saved
+    from conflux.runtime import localapi, saved
 
     path = folder(config_dir) / saved.REGISTERED
-    membership = saved.load(path)
-    if membership is None and saved.Attempt(path.parent).was_cut_short:
-        raise UsageError(
-            f"a registration was cut short in {path.parent}, and Guardian may know of it: repeat "
-            "`register` with the same token, then unregister"
-        )
+    membership, attempt = saved.load(path), saved.Attempt(path.parent)
+    if membership is None and not force:
+        raise _nothing_saved(path.parent, cut_short=attempt.was_cut_short)
+    service = found(config_dir)
+    if membership is not None:
+        _tell_guardian(path, membership, force=force)
+    elif attempt.was_cut_short:
+        click.echo("warning: Guardian may know of the registration that was cut short", err=True)
+    if service is not None:
+        service.remove()
+    saved.remove(path)
+    attempt.forget()
+    socket = api_socket(config_dir)
+    if localapi.is_running(socket):
+        localapi.stop(socket)
     if membership is None:
-        raise UsageError(f"nothing is registered in {path.parent}: there is nothing to undo")
+        click.echo(f"nothing is left in {path.parent}")
+    else:
+        click.echo(f"unregistered {membership.tag or membership.conflux_id}")
+
+
+def _nothing_saved(where: Path, *, cut_short: bool) -> UsageError:
+    if cut_short:
+        return UsageError(
+            f"a registration was cut short in {where}, and Guardian may know of it: repeat "
+            "`register` with the same token, then unregister; "
+            "`veilnet-conflux unregister --force` forgets it on this machine only"
+        )
+    return UsageError(f"nothing is registered in {where}: there is nothing to undo")
+
+
+def _tell_guardian(path: Path, membership: Membership, *, force: bool) -> None:
+    """Raises Refused or Unreachable unless *force*: then people are warned."""
+    import asyncio
+
+    from conflux.config import load_config
+    from conflux.registry import Registry
+    from conflux.runtime import enrol
+
     if guardian := os.environ.get("VEILNET_GUARDIAN"):
         membership = replace(membership, guardian=guardian)
     registry = Registry()
     registry.load()
     config = load_config(path.parent, os.environ, {})
-    service = found(config_dir)
     try:
         asyncio.run(enrol.unregister(registry, config, membership))
     except (Refused, Unreachable) as error:
@@ -52,11 +82,3 @@ def unregister(config_dir: Path | None, force: bool) -> None:
                 "this machine only"
             ) from None
         click.echo(f"warning: {error}; it is forgotten on this machine only", err=True)
-    if service is not None:
-        service.remove()
-    saved.remove(path)
-    saved.Attempt(path.parent).forget()
-    socket = api_socket(config_dir)
-    if localapi.is_running(socket):
-        localapi.stop(socket)
-    click.echo(f"unregistered {membership.tag or membership.conflux_id}")

@@ -158,8 +158,10 @@ def check_writable(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file; fine if there is none. Raises UsageError."""
+    """Remove the file, fine if there is none, and what a killed write left. Raises UsageError."""
     try:
+        for torn in path.parent.glob(f".{path.name}.*"):
+            torn.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be removed: {error.strerror}") from None

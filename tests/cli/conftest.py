@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from veilnet_guardian.keys import Keys
 
 EMAIL = "alice@example.org"
 DAY_S = 86_400
+STANDIN = Path(__file__).with_name("standin_service.py")
 READY_S = 30.0
 
 MEMORY_TUN = """
@@ -304,3 +306,23 @@ def machine() -> Iterator[Machine]:
     # Not pytest's folder: its path may be too long for a Unix socket.
     with TemporaryDirectory(prefix="veilnet-cli-") as home:
         yield Machine(Path(home))
+
+
+@pytest.fixture
+def served(machine: Machine) -> Iterator[Machine]:
+    """A machine with a service manager; whatever it runs in the end is stopped."""
+    plugins = machine.home / "plugins"
+    shutil.copy(STANDIN, plugins)
+    info = plugins / "standin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[conflux.plugins]\nstandin = standin_service\n")
+    machine.manager = machine.home / "manager"
+    machine.variables = {
+        "STANDIN_SERVICE": str(machine.manager),
+        "VEILNET_PLUGIN_SERVICE": "standin",
+    }
+    plain = machine.environment
+    machine.environment = lambda variables: plain({**machine.variables, **variables})
+    yield machine
+    machine.cli("remove")

@@ -99,7 +99,9 @@ def test_registration_that_was_cut_short_is_repeated_and_makes_no_second_conflux
     assert list(machine.snapshot()) == ["registering"]
     [(_, mode)] = machine.snapshot().values()
     assert mode & 0o777 == 0o600
-    machine.quick("unregister").refused(2, "a registration was cut short in .*repeat `register`.*")
+    machine.quick("unregister").refused(
+        2, "a registration was cut short in .*repeat `register`.*--force.*"
+    )
     kept = register("--tag", tag)
     assert kept["conflux_id"] == made["conflux_id"]
     assert kept["conflux_token"] == made["conflux_token"]

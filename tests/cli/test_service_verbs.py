@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
-STANDIN = Path(__file__).with_name("standin_service.py")
 NOBODY = "http://127.0.0.1:1"
 
 
 @pytest.fixture
-def machine(machine):
-    """A machine with a service manager; whatever it runs in the end is stopped."""
-    plugins = machine.home / "plugins"
-    shutil.copy(STANDIN, plugins)
-    info = plugins / "standin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[conflux.plugins]\nstandin = standin_service\n")
-    machine.manager = machine.home / "manager"
-    machine.variables = {
-        "STANDIN_SERVICE": str(machine.manager),
-        "VEILNET_PLUGIN_SERVICE": "standin",
-    }
-    plain = machine.environment
-    machine.environment = lambda variables: plain({**machine.variables, **variables})
-    yield machine
-    machine.cli("remove")
+def machine(served):
+    return served
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from booted import ROOT, Machine, needs_systemd, sweep
 
 pytestmark = pytest.mark.lab
 
+UNITS = "/etc/systemd/system"
 DROP_IN = "/etc/systemd/system/veilnet.service.d/test.conf"
 DROP_IN_2 = "/etc/systemd/system/veilnet.service.d/watchdog.conf"
 
@@ -67,6 +70,16 @@ def journal(machine) -> str:
 
 def journal_of_systemd(machine) -> str:
     return machine.run("journalctl", "-u", "veilnet", "-o", "short", "--no-pager").stdout
+
+
+def nothing_left(machine) -> bool:
+    """Neither a unit nor a file, be it half of one."""
+    kept = machine.run("find", "/root/.config/conflux", "-type", "f", check=False).stdout
+    units = machine.run("find", UNITS, "-name", "*veilnet*", "-not", "-name", "*.d").stdout
+    known = machine.run("systemctl", "list-unit-files", "veilnet*", "--no-legend", check=False)
+    found = [kept, units, known.stdout] if show(machine, "LoadState") == "not-found" else ["it"]
+    print(found)
+    return "".join(found) == ""
 
 
 def address(machine) -> str:
@@ -150,10 +163,62 @@ def test_failures_are_one_line_and_leave_no_service(machines, register, overlay)
     for ended in (refused, bad, nobody):
         lines = [line for line in ended.stderr.splitlines() if "without TLS" not in line]
         assert len(lines) == 1, ended.stderr
-    assert show(machine, "LoadState") == "not-found"
-    assert machine.run("find", "/root/.config/conflux", "-name", "*.json").stdout == ""
-    known = machine.run("systemctl", "list-unit-files", "veilnet*", "--no-legend", check=False)
-    assert "veilnet.service" not in known.stdout
+    # No answer is no proof that Guardian made nothing: it is kept until somebody says otherwise.
+    forgotten = machine.cli("unregister", "--force")
+    assert "Guardian may know of the registration that was cut short" in forgotten.stderr
+    assert nothing_left(machine)
+
+
+@pytest.mark.parametrize(("options", "code", "line"), [
+    ("size=4k", 2, f"{UNITS}/veilnet.service cannot be written: No space left on device"),
+    ("ro", 3, f"{UNITS} cannot be written: make it writable; "),
+])  # fmt: skip
+def test_place_of_units_that_takes_none_is_named(machines, register, overlay, options, code, line):
+    machine = machines[1]
+    machine.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", UNITS)
+    try:
+        machine.run("sh", "-c", f"echo full >{UNITS}/full", check=False)
+        refused = register(machine, "--tag", "homeless", check=False)
+        assert nothing_left(machine)
+    finally:
+        machine.run("umount", UNITS)
+        machine.run("systemctl", "daemon-reload")
+    said = [line for line in refused.stderr.splitlines() if "without TLS" not in line]
+    assert [words.startswith(f"veilnet-conflux: {line}") for words in said] == [True], said
+    assert refused.returncode == code
+    with contextlib.closing(sqlite3.connect(overlay.data / "guardian.db")) as database:
+        assert ("homeless",) not in database.execute("select tag from conflux").fetchall()
+
+
+def test_register_that_is_killed_at_any_step_with_systemd_is_mended_by_the_next_verb(
+    machines, overlay
+):
+    machine = machines[1]
+
+    def killed(step: int, tag: str) -> list[str]:
+        machine.run(
+            sys.executable, ROOT / "tests/cli/killed_at.py", step, "/run/steps",
+            f"/root/.config:{UNITS}", "register", "--tag", tag,
+            "-g", f"http://{overlay.internet.address}:8000", check=step == 0,
+            variables={"VEILNET_REGISTRATION_TOKEN": overlay.tokens["alice"]},
+        )  # fmt: skip
+        return machine.run("cat", "/run/steps").stdout.splitlines()
+
+    steps = killed(0, "whole")
+    assert machine.cli("unregister").returncode == 0
+    ours = [n for n, step in enumerate(steps, 1) if "systemctl" in step or UNITS in step]
+    assert len(ours) >= 5, steps
+    for number in ours:
+        for verbs in (["unregister"], ["start", "unregister"]):
+            print(f"killed before {steps[number - 1]}, then {verbs}")
+            assert len(killed(number, f"killed-{number}")) == number
+            said = machine.cli("status", check=False)
+            assert said.returncode == (0 if show(machine, "ActiveState") == "active" else 2)
+            for verb in verbs:
+                done = machine.cli(verb, check=False)
+                assert done.returncode == 0, done.stderr
+                assert running(machine) == (verb == "start")
+            assert nothing_left(machine)
 
 
 def test_driver_conforms(machines):

@@ -105,11 +105,12 @@ class LaunchdService(ServiceDriver):
         return ServiceState.STOPPED if ended in ("", "0", "(never exited)") else ServiceState.FAILED
 
     def remove(self) -> None:
-        if self._shown() is None and not self._path.exists():
+        torn = list(self._path.parent.glob(f".{LABEL}.*"))
+        if self._shown() is None and not self._path.exists() and not torn:
             return
         self.check()
         self._unload()
-        for path in (self._path, self._log):
+        for path in (self._path, self._log, *torn):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

@@ -22,6 +22,8 @@ from conflux_service_systemd.unit import render
 NAME = "veilnet.service"
 FOLDER = Path("/etc/systemd/system")
 GROUP = "veilnet"
+TORN = ".veilnet."
+"""How the name of a unit begins that is not whole yet."""
 PATIENCE_S = 120.0
 """More than any job of the unit may take: TimeoutStartSec and TimeoutStopSec."""
 
@@ -91,6 +93,7 @@ class SystemdService(ServiceDriver):
 
     def remove(self) -> None:
         if self.state() is ServiceState.ABSENT and not self._path.exists():
+            self._unlink()
             return
         self.check()
         self._try("stop", NAME)
@@ -124,7 +127,7 @@ class SystemdService(ServiceDriver):
     def _write(self, text: str) -> None:
         """Whole or not at all. Raises UsageError."""
         try:
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".veilnet.")
+            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=TORN)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     file.write(text)
@@ -139,7 +142,10 @@ class SystemdService(ServiceDriver):
             raise UsageError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def _unlink(self) -> None:
+        """Remove the unit, and what a killed `_write` left. Raises UsageError."""
         try:
+            for torn in self._path.parent.glob(f"{TORN}*"):
+                torn.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"{self._path} cannot be removed: {error.strerror}") from None

@@ -91,8 +91,9 @@ class WindowsService(ServiceDriver):
             status = self._query(service)
         if status.dwCurrentState != advapi.SERVICE_STOPPED:
             return ServiceState.RUNNING
-        failed = status.dwWin32ExitCode == advapi.ERROR_SERVICE_SPECIFIC_ERROR
-        return ServiceState.FAILED if failed else ServiceState.STOPPED
+        # A host that was killed, or was not up in time, has a code that is none of ours.
+        well = status.dwWin32ExitCode in (advapi.NO_ERROR, advapi.ERROR_SERVICE_NEVER_STARTED)
+        return ServiceState.STOPPED if well else ServiceState.FAILED
 
     def remove(self) -> None:
         self.stop()
