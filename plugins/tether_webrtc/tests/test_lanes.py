@@ -131,7 +131,42 @@ def test_lost_datagram_is_not_sent_again(simulate):
     assert sum(len(packet) > 1_000 for packet in seen) == len(sent)
 
 
-def test_rest_of_a_message_that_lost_a_chunk_is_not_sent(simulate):
+def test_lost_chunk_of_a_longer_message_is_sent_again(simulate):
+    path = simulate(rate=1e6)
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or len(seen) in (2, 17, 18)
+    path.out.send(message(60_000), 0, BINARY)
+    path.out.send(message(500), 0, BINARY)
+    path.run(5)
+    assert sorted(len(data) for _, data in path.delivered) == [500, 60_000]
+    assert path.out.deadline is None, "nothing is due any more"
+
+
+def test_message_that_loses_one_chunk_again_and_again_is_given_up(simulate, chunks_of):
+    path = simulate(delay_s=0.0005, rate=1e6, first_tsn=1_000)
+    tsn = (1_001).to_bytes(4, "big")
+    dropped = []
+
+    def drop(packet):
+        is_it = any(
+            kind == outbound.DATA and body.startswith(tsn) for kind, _, body in chunks_of(packet)
+        )
+        if is_it:
+            dropped.append(packet)
+        return is_it
+
+    path.drop = drop
+    path.out.send(message(MAX_MESSAGE_BYTES), 0, BINARY)
+    path.out.send(message(500), 0, BINARY)
+    path.run(5)
+    assert [len(data) for _, data in path.delivered] == [500]
+    assert len(dropped) == 1 + outbound.RESENDS
+    assert path.out.queued_bytes == 0
+    assert path.out.deadline is None
+
+
+def test_rest_of_a_message_that_was_given_up_is_not_sent(simulate, monkeypatch):
+    monkeypatch.setattr(outbound, "RESENDS", 0)
     path = simulate(rate=1e6)
     seen = []
     path.drop = lambda packet: seen.append(packet) or len(seen) == 2
@@ -140,6 +175,17 @@ def test_rest_of_a_message_that_lost_a_chunk_is_not_sent(simulate):
     path.run(5)
     assert [len(data) for _, data in path.delivered] == [500]
     assert sum(map(len, seen)) < 40_000
+
+
+def test_nothing_of_an_old_message_is_sent_again(simulate):
+    path = simulate(delay_s=0.13, rate=1e6)  # its loss is seen after LIFETIME_S
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or len(seen) == 2
+    path.out.send(message(60_000), 0, BINARY)
+    path.out.send(message(500), 0, BINARY)
+    path.run(5)
+    assert [len(data) for _, data in path.delivered] == [500]
+    assert sum(map(len, seen)) < 62_000
 
 
 def test_last_message_lost_does_not_block_the_next(simulate):

@@ -41,6 +41,12 @@ inside, and must not be what slows a single one down."""
 REORDERED = 8
 """A chunk is lost once one that was sent this many chunks later has arrived."""
 
+RESENDS = 3
+"""So often a chunk of a message that need not arrive is sent again: one that a path loses at random
+would cost up to fifty others. A message of a single chunk costs no other, and is sent once."""
+LIFETIME_S = 0.25
+"""And no longer than this after its message was begun (timed reliability, RFC 3758 §4.1)."""
+
 RTO_INITIAL_S = 1.0
 RTO_MIN_S = 0.2
 RTO_MAX_S = 8.0
@@ -56,7 +62,9 @@ _MASK = 0xFFFFFFFF
 class Message:
     """One message on its way: its next fragment starts at `offset`, its TSNs are first to last."""
 
-    __slots__ = ("data", "first", "last", "offset", "ppid", "reliable", "sequence", "stream")
+    __slots__ = (
+        "begun_at", "data", "first", "last", "offset", "ppid", "reliable", "sequence", "stream",
+    )  # fmt: skip
 
     def __init__(
         self, data: bytes, *, stream: int, ppid: int, reliable: bool = False, sequence: int = 0
@@ -68,6 +76,7 @@ class Message:
         self.sequence = sequence
         self.offset = 0
         self.first = self.last = -1
+        self.begun_at = 0.0
 
 
 class _Sent:
@@ -80,7 +89,7 @@ class _Sent:
         "lost",
         "mark",
         "message",
-        "resent",
+        "resends",
         "sent_at",
         "start",
     )
@@ -94,7 +103,7 @@ class _Sent:
         self.end = end
         self.mark = mark
         self.sent_at = now
-        self.resent = False
+        self.resends = 0
         self.lost = False
         self.abandoned = False
 
@@ -102,8 +111,8 @@ class _Sent:
 class Outbound:
     """Cuts messages into packets as congestion control allows.
 
-    An unreliable message of which one chunk is lost is given up whole; a reliable one's lost chunks
-    are sent again. `deadline` says when `on_timeout` is due.
+    Lost chunks are sent again: those of an unreliable message a few times and not for long, then it
+    is given up whole. `deadline` says when `on_timeout` is due.
     """
 
     def __init__(self, first_tsn: int, *, peer_window: int) -> None:
@@ -146,7 +155,7 @@ class Outbound:
     # Messages
 
     def send(self, data: bytes, stream: int, ppid: int) -> None:
-        """Queue an unordered message that is sent once."""
+        """Queue an unordered message that may get lost."""
         self._datagrams.append(Message(data, stream=stream, ppid=ppid))
         self.queued_bytes += len(data)
 
@@ -205,6 +214,7 @@ class Outbound:
         if not start:
             flags |= BEGIN
             message.first = tsn
+            message.begun_at = now
         message.last = tsn
         message.offset = end = start + size
         if size == left:
@@ -228,7 +238,7 @@ class Outbound:
             return None
         self._again.popleft()
         sent.lost = False
-        sent.resent = True
+        sent.resends += 1
         sent.mark = self._tsn
         sent.sent_at = now
         self._flight_bytes += size
@@ -292,7 +302,7 @@ class Outbound:
         self.peer_window = peer_window
 
         delivered = before - self._flight_bytes
-        lost = self._find_lost()
+        lost = self._find_lost(now)
         self._adapt(now, delivered, lost, limited=limited)
         self._advance_point()
         if advance or delivered > 0:
@@ -311,11 +321,11 @@ class Outbound:
                 self._flight_bytes -= size
             if sent.message.reliable:
                 self.reliable_bytes -= size
-            if not sent.resent:
+            if not sent.resends:
                 newest = sent.sent_at
         return newest
 
-    def _find_lost(self) -> int:
+    def _find_lost(self, now: float) -> int:
         """Give up or mark for resending what later chunks have overtaken; return their bytes."""
         lost = 0
         limit = self._highest - REORDERED
@@ -325,12 +335,12 @@ class Outbound:
             sent = self._flight.get(tsn)
             if sent is not None and not sent.lost and sent.mark <= limit:
                 lost += sent.end - sent.start
-                self._lose(tsn, sent)
+                self._lose(tsn, sent, again=_is_worth_it(sent, now))
         return lost
 
-    def _lose(self, tsn: int, sent: _Sent) -> None:
+    def _lose(self, tsn: int, sent: _Sent, *, again: bool) -> None:
         self._flight_bytes -= sent.end - sent.start
-        if sent.message.reliable:
+        if sent.message.reliable or (again and not sent.abandoned):
             sent.lost = True
             self._again.append(tsn)
             return
@@ -348,6 +358,8 @@ class Outbound:
             sent = self._flight.get(tsn)
             if sent is not None:
                 sent.abandoned = True
+                if sent.lost:
+                    del self._flight[tsn]  # it was to be sent again
         if message is self._current:
             # One TSN, never sent, stands for the rest; the receiver must not join what comes next.
             self.queued_bytes -= len(message.data) - message.offset
@@ -369,7 +381,7 @@ class Outbound:
         """Nothing was heard for an RTO: all in flight is lost, or the FORWARD TSN was."""
         for tsn, sent in list(self._flight.items()):
             if not sent.lost and tsn in self._flight:
-                self._lose(tsn, sent)
+                self._lose(tsn, sent, again=False)
         self._flight_bytes = 0
         self._threshold = max(self._window // 2, LEAST_WINDOW_BYTES)
         self._window = LEAST_WINDOW_BYTES
@@ -434,6 +446,13 @@ class Outbound:
     def _slow_down_after_idling(self, now: float) -> None:
         if not self._flight and now - self._last_sent_at > self._rto:
             self._window = max(self._window // 2, min(self._window, INITIAL_WINDOW_BYTES))
+
+
+def _is_worth_it(sent: _Sent, now: float) -> bool:
+    """Whether a lost chunk of an unreliable message should be sent again."""
+    message = sent.message
+    is_alone = sent.end - sent.start == len(message.data)
+    return not is_alone and sent.resends < RESENDS and now < message.begun_at + LIFETIME_S
 
 
 class _LeastRtt:
