@@ -164,7 +164,7 @@ class Runner:
         arrivals = hop._arrivals
         assert arrivals._reassembly._held_bytes <= MAX_HELD_BYTES
         assert len(arrivals._reassembly._partial) <= MAX_PARTIAL
-        assert arrivals._held_bytes == sum(map(len, arrivals._held.values()))
+        assert arrivals._held_bytes == sum(len(held) for _, held in arrivals._held.values())
         assert arrivals._held_bytes <= MAX_ORDERED_BYTES
         assert len(arrivals._held) <= MAX_ORDERED
         assert hop._kept._bytes <= KEEP_BYTES

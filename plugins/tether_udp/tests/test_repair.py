@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from conflux_tether_udp.arrivals import MAX_ORDERED_BYTES, PAUSE_S, QUEUE_S
+from conflux_tether_udp.arrivals import (
+    HOLD_S,
+    MAX_ORDERED_BYTES,
+    MOST_IN_VAIN,
+    PAUSE_S,
+    QUEUE_S,
+)
 from conflux_tether_udp.control import MAX_NACKED, Nack
 from conflux_tether_udp.datagram import HEADER, HEADER_BYTES, split_tail
 from conflux_tether_udp.kept import KEEP_BYTES, KEEP_S, LOSSY_S, MOST_ASKS, Kept
-from conflux_tether_udp.reassembly import ASK_S, GIVE_UP_S, MAX_ASKS
+from conflux_tether_udp.reassembly import ASK_S, GIVE_UP_S, MAX_ASKS, Reassembly
+from conflux_tether_udp.tally import Tally
 
 PIECE = 1_456
 LONG = 10 * PIECE
@@ -249,6 +256,97 @@ def test_receiver_that_closes_inside_a_message_gets_no_further_one(lossy):
     pair.near.post(message(1), message(2), message(3))
     pair.net.run(1)
     assert numbers(far) == [1]
+
+
+def test_answers_are_slow_only_as_long_as_all_of_them_are():
+    """One late answer is a busy machine's, many in a row are a queue's."""
+    reassembly = Reassembly(Tally())
+    reassembly.quiet_s, reassembly.turn_s, reassembly.slow_s = 0.01, 1.0, 0.04
+    piece = memoryview(bytes(PIECE))
+    slow_for_s = []
+    for counter, took_s in enumerate((0.05, 0.01, 0.05, 0.05, 0.06, 0.01), start=1):
+        now = float(counter)
+        reassembly.add(counter, 0, 1, piece, PIECE, now)
+        assert reassembly.poll(now + 0.01)
+        assert reassembly.add(counter, 1, 1, piece, PIECE, now + 0.01 + took_s)
+        slow_for_s.append(reassembly.slow_for_s)
+    assert slow_for_s == pytest.approx([0, 0, 0, 1.0, 2.01, 0])
+
+
+# Injected pieces
+
+STRANGER_PIECE = b"\x5a" * PIECE
+
+
+def inject(pair, counter: int, index: int = 0, last: int = 8) -> None:
+    """Have far receive a piece of message *counter* as if near had sent it."""
+    header = HEADER.pack(pair.far.id, counter >> 32, counter & 0xFFFF_FFFF, index, last)
+    pair.net.deliver(pair.near.source, pair.far.source, header + STRANGER_PIECE)
+
+
+def test_injected_pieces_hold_no_message_for_longer_than_a_lost_one_does(lossy):
+    """Whoever injects names a new counter each time, so that something is always missing."""
+    pair = lossy()
+    highest = pair.far.hop._opener.highest
+    pair.near.hop._sealer._counter += 100  # as at a rekey: counters that never come
+    inject(pair, highest + 1)
+    pair.near.post(message(1, 100))
+    pair.net.run(pair.net.delay_s)
+    came = pair.net.now
+    assert numbers(pair.far) == []
+    for number in range(2, 40):
+        inject(pair, highest + number)
+        if pair.net.run(0.02, lambda: bool(pair.far.messages)):
+            break
+    assert numbers(pair.far) == [1]
+    assert pair.net.now - came <= HOLD_S + 0.001
+
+
+def test_pieces_that_are_asked_for_in_vain_again_and_again_are_asked_for_no_more(lossy):
+    pair = lossy()
+    for _ in range(3):  # how long answers take is known
+        lose(pair, 3)
+        pair.near.post(message(0), message(0))
+        pair.net.run(0.1)
+    pair.net.passes = lambda source, target, data: True
+    pair.far.messages.clear()
+    highest = pair.far.hop._opener.highest
+    pair.near.hop._sealer._counter += 100
+    for number in range(1, MOST_IN_VAIN + 1):
+        inject(pair, highest + number)
+    pair.near.post(message(1, 100))
+    pair.net.run(HOLD_S + pair.net.delay_s)
+    assert numbers(pair.far) == [1]
+    inject(pair, highest + MOST_IN_VAIN + 1)
+    pair.near.post(message(2, 100))
+    pair.net.run(pair.net.delay_s)
+    assert numbers(pair.far) == [1, 2], "nothing waits for a while"
+
+
+def test_forged_message_ends_all_waiting_for_a_while(lossy):
+    pair = lossy()
+    highest = pair.far.hop._opener.highest
+    pair.near.hop._sealer._counter += 100
+    inject(pair, highest + 1)
+    inject(pair, highest + 2, index=0, last=1)
+    pair.near.post(message(1, 100))
+    pair.net.run(pair.net.delay_s)
+    assert numbers(pair.far) == []
+    inject(pair, highest + 2, index=1, last=1)
+    assert numbers(pair.far) == [1]
+    inject(pair, highest + 3)
+    pair.near.post(message(2, 100))
+    pair.net.run(pair.net.delay_s)
+    assert numbers(pair.far) == [1, 2]
+
+
+def test_injected_piece_of_a_message_that_came_holds_nothing_up(lossy):
+    pair = lossy()
+    inject(pair, pair.near.hop._sealer._counter + 1)
+    pair.near.post(message(1, 100), message(2, 100))
+    pair.net.run(pair.net.delay_s)
+    assert numbers(pair.far) == [1, 2]
+    assert not pair.far.hop._arrivals._reassembly
 
 
 # What is kept

@@ -10,11 +10,13 @@ nor for long, nor where a queue is what loses: congestion control inside has to 
 
 from __future__ import annotations
 
+import math
+
 from conflux.api import Buffer
 from conflux_tether_udp.control import Nack, Report
 from conflux_tether_udp.datagram import TAILS
 from conflux_tether_udp.keys import Opener
-from conflux_tether_udp.reassembly import Reassembly
+from conflux_tether_udp.reassembly import GIVE_UP_S, Reassembly
 from conflux_tether_udp.reliable import RoundTrip
 from conflux_tether_udp.tally import Tally
 from conflux_tether_udp.world import Lanes
@@ -25,9 +27,16 @@ MAX_ORDERED = 256
 LONGEST_RTT_S = 0.12
 """Beyond, what is asked for comes too late to be waited for."""
 QUEUE_S = 0.03
-"""So much more than the path's least round trip: a queue is filling."""
+"""So much more than the path's least round trip: a queue has filled."""
+STANDING_S = 0.1
+"""If it is one, all answers take that long (RFC 8289 §3). On a busy machine some do."""
 PAUSE_S = 1.0
-"""After that nothing is asked for, so long."""
+"""After that, or what was asked for in vain or turned out to be forged: nothing is asked for."""
+MOST_IN_VAIN = 8
+"""Messages since one was repaired: the sender keeps none of them, or they are none of his."""
+HOLD_S = GIVE_UP_S
+"""The longest that a message is held: pieces may be injected again and again, and name any counter
+that never came."""
 LEAST_QUIET_S = 0.01
 LEAST_TURN_S = 0.004
 
@@ -54,14 +63,19 @@ class Arrivals:
         self._lanes = lanes
         self._tally = Tally()
         self._reassembly = Reassembly(self._tally)
-        self._held: dict[int, memoryview] = {}
+        self._held: dict[int, tuple[float, memoryview]] = {}
+        """By counter: since when, and what; oldest first."""
         self._held_bytes = 0
         self._pause_until = 0.0
 
     @property
     def due(self) -> float:
         """When `poll` has something to do."""
-        return self._reassembly.due
+        return min(self._reassembly.due, self._held_until)
+
+    @property
+    def _held_until(self) -> float:
+        return next((since + HOLD_S for since, _ in self._held.values()), math.inf)
 
     def open(
         self,
@@ -79,6 +93,7 @@ class Arrivals:
         -1 if none does: it is unfinished, a replay or a forgery.
         """
         sealed: Buffer = body
+        repaired = self._tally.repaired
         if count <= last:
             if self._opener.seen(counter):
                 self._opener.replayed += 1
@@ -92,15 +107,21 @@ class Arrivals:
         if size >= 0:
             self._tally.arrived(counter, last + 1)
             if self._reassembly:
-                self._reassembly.overtaken(counter, now)
+                self._reassembly.arrived(counter, now)
+            if self._tally.repaired != repaired:
+                self._reassembly.in_vain = 0
+        elif count <= last:
+            self._pause(now)  # somebody injects pieces: nothing is to wait for more of them
+            self._reassembly.stop_waiting()
+            self._release()
         return size
 
-    def message(self, counter: int, size: int) -> None:
+    def message(self, counter: int, size: int, now: float) -> None:
         """Hand over the message that lies opened, once its turn has come."""
         if not self._held and not self._reassembly.keeps_waiting(counter):
             self._lanes.datagram(self._plain[:size])
             return
-        self._held[counter] = memoryview(bytearray(self._plain[:size]))
+        self._held[counter] = now, memoryview(bytearray(self._plain[:size]))
         self._held_bytes += size
         if self._held_bytes > MAX_ORDERED_BYTES or len(self._held) > MAX_ORDERED:
             self._reassembly.stop_waiting()
@@ -110,6 +131,10 @@ class Arrivals:
         """Give up what has waited too long; return what to ask for."""
         self._judge(now)
         nacks = self._reassembly.poll(now)
+        if self._reassembly.in_vain >= MOST_IN_VAIN:
+            self._pause(now)
+        if now >= self._held_until:
+            self._reassembly.stop_waiting()
         self._release()
         return nacks
 
@@ -121,6 +146,10 @@ class Arrivals:
     def report(self, overflows: int) -> Report:
         return self._tally.report(self._reassembly.unfinished(), overflows)
 
+    def path_changed(self) -> None:
+        """How long answers took says nothing any more."""
+        self._reassembly.forget_turn()
+
     def clear(self) -> None:
         """The tether is closed: nothing is handed over any more."""
         self._held.clear()
@@ -130,11 +159,16 @@ class Arrivals:
         for counter in sorted(self._held):
             if self._reassembly.keeps_waiting(counter):
                 return
-            message = self._held.pop(counter, None)
-            if message is None:
+            if counter not in self._held:
                 return  # closed by what the message before has caused
+            _, message = self._held.pop(counter)
             self._held_bytes -= len(message)
             self._lanes.datagram(message)
+
+    def _pause(self, now: float) -> None:
+        self._pause_until = now + PAUSE_S
+        self._reassembly.quiet_s = None
+        self._reassembly.in_vain = 0
 
     def _judge(self, now: float) -> None:
         """Decide whether to ask at all, and how patiently."""
@@ -142,11 +176,11 @@ class Arrivals:
         reassembly.quiet_s = None
         if path.srtt_s is None or path.srtt_s > LONGEST_RTT_S or now < self._pause_until:
             return
-        # One late answer may be a busy machine: several questions say it better.
-        lately_s = path.latest_s if turn.srtt_s is None else turn.srtt_s
-        if lately_s > path.least_s + QUEUE_S:
-            self._pause_until = now + PAUSE_S
-            turn.forget()
+        reassembly.slow_s = path.least_s + QUEUE_S
+        is_first = turn.srtt_s is None
+        if path.latest_s > reassembly.slow_s if is_first else reassembly.slow_for_s >= STANDING_S:
+            self._pause(now)
+            reassembly.forget_turn()
             return
         reassembly.quiet_s = 2 * path.srtt_s + LEAST_QUIET_S
         if turn.srtt_s is None:

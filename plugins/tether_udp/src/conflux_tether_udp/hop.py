@@ -215,7 +215,7 @@ class Hop:
         if kind == Kind.MESSAGE:
             if self._report_at is None:
                 self._report_later(now)
-            arrivals.message(counter, size)
+            arrivals.message(counter, size, now)
         else:
             self._items(size, kind, path, now)
 
@@ -304,6 +304,7 @@ class Hop:
         self._resized()
         self._loss = Loss(now)
         self._rtt.forget()
+        self._arrivals.path_changed()
         self._unreported_at = None
         # No probe: the far end is to take this path, too.
         self._challenge(path, Why.KEEP, now, kind=Kind.CONTROL)
@@ -376,7 +377,8 @@ class Hop:
     def _send_again(self, nack: Nack, now: float) -> None:
         parts, each = self._kept.again(nack, now)
         path = self._paths.current
-        if path is not None and 0 < each <= self.datagram_bytes and self._wire.room_bytes():
+        fits = each <= self.datagram_bytes and self._wire.room_bytes() > 0
+        if parts and path is not None and fits:
             self._wire.send(path, parts, each)
 
     # Reports

@@ -51,7 +51,8 @@ class Kept:
         self.drop_old(now)
 
     def drop_old(self, now: float) -> None:
-        for counter, message in list(self._messages.items()):
+        while self._messages:
+            counter, message = next(iter(self._messages.items()))
             if now < message.sent_at + KEEP_S and self._bytes <= KEEP_BYTES:
                 return
             self._drop(counter)

@@ -59,7 +59,8 @@ class Reassembly:
     """Puts pieces together. Losses go to *tally*."""
 
     __slots__ = (
-        "_given_up", "_held_bytes", "_partial", "_tally", "due", "quiet_s", "turn", "turn_s",
+        "_fresh_from", "_given_up", "_held_bytes", "_partial", "_slow_since", "_tally",
+        "_waited_from", "due", "in_vain", "quiet_s", "slow_for_s", "slow_s", "turn", "turn_s",
     )  # fmt: skip
 
     def __init__(self, tally: Tally) -> None:
@@ -68,15 +69,24 @@ class Reassembly:
         self._held_bytes = 0
         self._given_up = 0
         """Pieces up to this counter come too late."""
+        self._fresh_from = self._waited_from = math.inf
+        """The lowest counters of what nothing has overtaken, and of what is waited for."""
         self.due = math.inf
         """When `poll` has something to do."""
         self.quiet_s: float | None = None
         """No piece for so long: the rest of a message that nothing overtook is missing, too. None
         while nothing is asked for at all."""
+        self.slow_s = math.inf
+        """Answers that take longer stood in a queue, or the machine was busy."""
+        self.slow_for_s = 0.0
+        """For how long all of them did."""
+        self._slow_since: float | None = None
         self.turn_s = 0.0
         """How long what was asked for may take."""
         self.turn = RoundTrip()
         """How long it took."""
+        self.in_vain = 0
+        """How many messages were asked for and yet given up."""
 
     def __bool__(self) -> bool:
         return bool(self._partial)
@@ -112,6 +122,9 @@ class Reassembly:
     def _begin(self, counter: int, count: int, now: float) -> _Partial:
         self.overtaken(counter, now)
         partial = self._partial[counter] = _Partial(count, now, self.quiet_s)
+        self._fresh_from = min(self._fresh_from, counter)
+        if partial.is_waited_for:
+            self._waited_from = min(self._waited_from, counter)
         self.due = min(self.due, partial.ask_at, now + GIVE_UP_S)
         return partial
 
@@ -133,32 +146,57 @@ class Reassembly:
     # What is missing
 
     def _answered(self, partial: _Partial, now: float) -> None:
-        if partial.asks == 1:
-            self.turn.sample(now - partial.asked_at)
-        else:
+        if partial.asks > 1:
             self.turn.doubt()
+            return
+        took_s = now - partial.asked_at
+        self.turn.sample(took_s)
+        if took_s <= self.slow_s:
+            self._slow_since, self.slow_for_s = None, 0.0
+        elif self._slow_since is None:
+            self._slow_since = now
+        else:
+            self.slow_for_s = now - self._slow_since
+
+    def forget_turn(self) -> None:
+        """How long answers took says nothing any more."""
+        self.turn.forget()
+        self._slow_since, self.slow_for_s = None, 0.0
+
+    def arrived(self, counter: int, now: float) -> None:
+        """Message *counter* was genuine: what else claims to be of it was not, or came doubled."""
+        if counter in self._partial:
+            self._forget(counter)
+        self.overtaken(counter, now)
 
     def overtaken(self, counter: int, now: float) -> None:
         """Something of message *counter* came: what is missing of earlier ones is late."""
+        if counter <= self._fresh_from:
+            return
         for earlier, partial in self._partial.items():
             if earlier < counter and not partial.is_overtaken:
                 partial.is_overtaken = True
                 if partial.is_waited_for:
                     partial.ask_at = min(partial.ask_at, now + ASK_S)
                     self.due = min(self.due, partial.ask_at)
+        self._look()
 
     def keeps_waiting(self, counter: int) -> bool:
         """Whether an earlier message than *counter* is waited for."""
-        return any(
-            earlier < counter and partial.is_waited_for
-            for earlier, partial in self._partial.items()
-        )
+        return counter > self._waited_from
 
     def stop_waiting(self) -> None:
         """Let later messages wait no longer; what comes in yet still counts."""
         for partial in self._partial.values():
             partial.is_waited_for = False
             partial.ask_at = math.inf
+        self._look()
+
+    def _look(self) -> None:
+        """Find the lowest counters anew: seldom, and not for each message that comes."""
+        partials = self._partial.items()
+        self._fresh_from = min((c for c, p in partials if not p.is_overtaken), default=math.inf)
+        self._waited_from = min((c for c, p in partials if p.is_waited_for), default=math.inf)
 
     def poll(self, now: float) -> list[Nack]:
         """Give up what has waited too long; return what to ask for."""
@@ -172,6 +210,7 @@ class Reassembly:
                 nacks.append(Nack(counter.to_bytes(COUNTER_BYTES, "big"), partial.missing()))
             due = min(due, partial.ask_at, partial.since + GIVE_UP_S)
         self.due = due
+        self._look()
         return nacks
 
     def _is_to_ask(self, partial: _Partial, now: float) -> bool:
@@ -194,6 +233,7 @@ class Reassembly:
 
     def _give_up(self, counter: int) -> None:
         partial = self._forget(counter)
+        self.in_vain += partial.asks > 0
         self._tally.repaired += partial.repaired
         self._tally.lost(len(partial.pieces) - partial.lacks, partial.lacks)
         # Never beyond what is genuine: an injected piece must not keep later messages out.
@@ -202,4 +242,6 @@ class Reassembly:
     def _forget(self, counter: int) -> _Partial:
         partial = self._partial.pop(counter)
         self._held_bytes -= partial.size
+        if counter in (self._fresh_from, self._waited_from):
+            self._look()
         return partial
