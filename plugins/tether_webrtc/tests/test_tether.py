@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from aioice import stun
 
 from conflux.api import (
     MAX_MESSAGE_BYTES,
@@ -21,8 +22,8 @@ from conflux.api import (
     UsageError,
     WireError,
 )
+from conflux_tether_webrtc import association, ice, udp
 from conflux_tether_webrtc import description as wire
-from conflux_tether_webrtc import ice, udp
 from conflux_tether_webrtc.driver import WebRtcTetherDriver
 
 
@@ -127,6 +128,22 @@ def test_stats_name_the_pair_and_measure_the_round_trip(lab):
     run(main())
 
 
+def test_records_that_share_a_datagram_are_all_read_at_once(lab):
+    """RFC 6347 allows it to a peer; one left behind would delay all that follows."""
+
+    async def main():
+        async with lab() as pair:
+            near, far = await pair.connect()
+            runs = []
+            near.tether._connection.send_run = lambda data, size: runs.append(data)
+            near.tether.send([b"one"])
+            near.tether.send([b"two"])
+            far.tether._connection.on_datagram(b"".join(runs))
+            assert far.datagrams == [b"one", b"two"]
+
+    run(main())
+
+
 # Closing and cancelling
 
 
@@ -156,6 +173,39 @@ def test_far_end_that_vanishes_is_noticed_when_its_consent_expires(lab, monkeypa
             await near.until(lambda: bool(near.closed))
             assert len(near.closed) == 1
             assert near.tether.send([b"x"]) == 0
+
+    run(main())
+
+
+def test_far_end_whose_consent_takes_longer_than_a_retransmission_is_kept(lab, monkeypatch):
+    """A long way, or a full queue on it: STUN's first timeout is 0.5 s."""
+    monkeypatch.setattr(ice, "CONSENT_INTERVAL_S", 0.02)
+    monkeypatch.setattr(stun, "RETRY_RTO", 0.02)
+    answered = ice.IceConnection.request_received
+
+    def late(self, *args):
+        asyncio.get_running_loop().call_later(0.05, answered, self, *args)
+
+    async def main():
+        async with lab() as pair:
+            near, far = await pair.connect()
+            monkeypatch.setattr(ice.IceConnection, "request_received", late)
+            pairs = near.tether._connection._nominated.values()
+            assert [await near.tether._connection._consents(pair) for pair in pairs] == [True]
+            assert not far.closed
+
+    run(main())
+
+
+def test_closed_tether_sets_no_timer(lab):
+    async def main():
+        async with lab() as pair:
+            near, _ = await pair.connect()
+            association = near.tether._association
+            near.tether._dtls.send_packets = lambda packets: association._close("cannot be sent")
+            near.tether.send([b"x"])
+            assert association._out.deadline is not None
+            assert association._timer is None
 
     run(main())
 
@@ -361,6 +411,22 @@ def test_far_end_that_breaks_sctps_rules_is_closed(lab, chunk):
             await far.until(lambda: bool(far.closed))
             assert far.closed[0].startswith("the far end broke SCTP's rules")
             await near.until(lambda: bool(near.closed))
+
+    run(main())
+
+
+def test_crowd_of_control_chunks_in_a_packet_is_not_worked_through(lab, monkeypatch):
+    async def main():
+        async with lab() as pair:
+            near, far = await pair.connect()
+            beats = []
+            monkeypatch.setattr(
+                far.tether._association, "_set_up", lambda *chunk: beats.append(chunk)
+            )
+            near.tether._association._transmit_packets([struct.pack("!BBH", 4, 0, 4) * 200])
+            near.tether.send_reliable(b"still here")
+            await far.until(lambda: bool(far.reliable))
+            assert len(beats) == association.MAX_CONTROL_CHUNKS
 
     run(main())
 

@@ -54,6 +54,10 @@ QUEUE_BYTES = 256 * 1024
 
 PACKETS_PER_TURN = 64
 
+MAX_CONTROL_CHUNKS = 4
+"""Of one packet, besides DATA. Each may cost a walk through all that is unfinished or in flight;
+nobody needs more, and what a further one says is said again."""
+
 # RFC 8831 §8
 _BINARY, _BINARY_EMPTY = 53, 57
 
@@ -200,23 +204,29 @@ class Association(RTCSctpTransport):
 
     def _chunks(self, data: bytes) -> None:
         at = _COMMON.size
+        control = 0
         while at + _CHUNK.size <= len(data):
             kind, flags, size = _CHUNK.unpack_from(data, at)
             if size < _CHUNK.size or at + size > len(data):
                 raise WireError("chunk of impossible length")
             if kind == DATA:
                 self._data(data, at, flags, size)
-            elif kind == SACK:
-                self._sack(data, at)
-            elif kind == FORWARD_TSN_TYPE:
-                if self._in is not None:
-                    self._in.forward(FORWARD_TSN.unpack_from(data, at)[3])
-            elif kind in _SETUP:
-                self._set_up(kind, flags, data[at + _CHUNK.size : at + size])
             elif kind in (_ABORT, _SHUTDOWN):
                 self._close("the far end closed the tether")
                 return
+            elif control < MAX_CONTROL_CHUNKS:
+                control += 1
+                self._control(data, at, kind, flags, size)
             at += size + (-size & 3)
+
+    def _control(self, data: bytes, at: int, kind: int, flags: int, size: int) -> None:
+        if kind == SACK:
+            self._sack(data, at)
+        elif kind == FORWARD_TSN_TYPE:
+            if self._in is not None:
+                self._in.forward(FORWARD_TSN.unpack_from(data, at)[3])
+        elif kind in _SETUP:
+            self._set_up(kind, flags, data[at + _CHUNK.size : at + size])
 
     def _data(self, data: bytes, at: int, flags: int, size: int) -> None:
         if self._in is None or size <= DATA_HEADER.size:
@@ -325,7 +335,7 @@ class Association(RTCSctpTransport):
     def _set_timer(self) -> None:
         """Have `_on_timer` called by the deadline; a timer that is too early sets itself anew."""
         deadline = self._out.deadline
-        if deadline is not None and self._timer is None:
+        if deadline is not None and self._timer is None and not self._is_closed:
             self._timer = self._turns.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:

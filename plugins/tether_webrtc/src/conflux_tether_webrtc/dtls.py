@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from conflux_tether_webrtc.ice import IceConnection
 
 _RECORD_BYTES = 2_048
-"""More than any record of ours; a longer one of a peer is read in parts and fails its parser."""
+"""More than any record of ours; a longer one of a peer is read in parts and fails the checksum."""
 
 _LENGTH = struct.Struct("!H")
 _LENGTH_AT = 11
@@ -100,14 +100,19 @@ class DtlsTransport(RTCDtlsTransport):
         if ssl is None:
             return
         ssl.bio_write(data)
-        try:
-            packet = ssl.recv(_RECORD_BYTES)
-        except SSL.ZeroReturnError:
-            self._end()
-        except SSL.Error:
-            # Noise, or a handshake message sent again, which may want an answer.
-            self._flush(ssl)
-        else:
+        more = True
+        while more:
+            try:
+                packet = ssl.recv(_RECORD_BYTES)
+            except SSL.ZeroReturnError:
+                self._end()
+                return
+            except SSL.Error:
+                # Noise, or a handshake message sent again, which may want an answer.
+                self._flush(ssl)
+                return
+            # What stayed in OpenSSL would come out one datagram late, from now on.
+            more = not _is_one_record(data)
             if self.on_packet is not None:
                 self.on_packet(packet)
 
@@ -124,6 +129,14 @@ class DtlsTransport(RTCDtlsTransport):
         closed, self.on_closed = self.on_closed, None
         if closed is not None:
             closed()
+
+
+def _is_one_record(datagram: bytes) -> bool:
+    """Whether *datagram* is a record that one read empties; RFC 6347 §4.1.1 allows several."""
+    if not _HEADER_BYTES <= len(datagram) <= _RECORD_BYTES:
+        return False
+    (length,) = _LENGTH.unpack_from(datagram, _LENGTH_AT)
+    return bool(len(datagram) == _HEADER_BYTES + length)
 
 
 def _runs(records: bytes) -> list[tuple[int, int, int]]:

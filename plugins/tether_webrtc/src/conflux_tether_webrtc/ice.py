@@ -46,6 +46,9 @@ CONSENT_INTERVAL_S = 2.5
 CONSENT_EXPIRES_S = 10.0
 """RFC 7675 asks for 5 s and 30 s at most."""
 
+CONSENT_RETRANSMISSIONS = 2
+"""After 0.5 and 1.5 s: a request is answered within 3.5 s, however long the path's queue is."""
+
 MAX_EARLY_DATAGRAMS = 64
 """DTLS datagrams kept for a handshake that has not begun to read."""
 
@@ -281,7 +284,10 @@ class IceConnection(Connection):
         key = (self.remote_password or "").encode()
         try:
             await pair.protocol.request(
-                request, pair.remote_addr, integrity_key=key, retransmissions=0
+                request,
+                pair.remote_addr,
+                integrity_key=key,
+                retransmissions=CONSENT_RETRANSMISSIONS,
             )
         except stun.TransactionError:
             return False
