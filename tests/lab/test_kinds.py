@@ -79,7 +79,7 @@ def test_udp_tether_that_falls_silent_gives_way_to_webrtc(overlay, five):
     beats = overlay.beats((london, tokyo))
     overlay.until(beats.all_arrive, "the two to talk")
     rule = f"type filter hook input priority 0; udp dport {UDP_PORT} drop;"
-    wall = f"table ip wall {{ chain in {{ {rule} }} }}"
+    wall = f"table ip wall {{ chain in {{ {rule} }}; }}"
     for node in (london, tokyo):
         node.host.run(["nft", "-f", "-"], input=wall)
     try:
