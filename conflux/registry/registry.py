@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 import sys
 import threading
@@ -145,18 +146,20 @@ class Registry:
         """
         if pinned is not None:
             return self._select_pinned(kind, pinned, frozenset(needs))
-        candidates = self.candidates(kind, needs=needs)
-        usable = [candidate.info for candidate in candidates if not candidate.objection]
-        if not usable:
-            raise Unavailable(_nothing_usable(kind, candidates))
-        first = usable[0]
-        equals = [info.name for info in usable if info.priority == first.priority]
-        if len(equals) > 1:
-            raise UsageError(
-                f"the {kind} drivers {' and '.join(equals)} have the same priority: "
-                f"choose one with {_how_to_pin(kind, first.name)}"
-            )
-        return first
+        wanted = frozenset(needs)
+        best_first = sorted(self.drivers[kind], key=lambda info: (-info.priority, info.name))
+        # A probe may import a library: none is made of who stands behind a usable driver.
+        for _, equals in itertools.groupby(best_first, key=lambda info: info.priority):
+            usable = [info for info in equals if not self._objection(kind, info, wanted)]
+            if len(usable) > 1:
+                names = " and ".join(info.name for info in usable)
+                raise UsageError(
+                    f"the {kind} drivers {names} have the same priority: "
+                    f"choose one with {_how_to_pin(kind, usable[0].name)}"
+                )
+            if usable:
+                return usable[0]
+        raise Unavailable(_nothing_usable(kind, self.candidates(kind, needs=needs)))
 
     def select_all(self, kind: Kind, pinned: Sequence[str] = ()) -> list[DriverInfo]:
         """Return the pinned drivers in their order, else every usable one, best first.

@@ -57,6 +57,22 @@ def test_usable_driver_of_the_highest_priority_wins(registry: Registry) -> None:
     ]  # fmt: skip
 
 
+def test_driver_behind_a_usable_one_is_not_probed(registry: Registry) -> None:
+    probed = []
+    registry.add(
+        describing(
+            driver("low", priority=1, probe=lambda: probed.append("low")),
+            driver("high", priority=9, probe=lambda: probed.append("high")),
+            driver("highest", priority=10, probe=unavailable("no device")),
+        ),
+        name="plugin",
+    )
+    assert registry.select(Kind.TUN).name == "high"
+    assert probed == ["high"]  # the other may import a library that nobody needs then
+    assert registry.candidates(Kind.TUN)[1].info.name == "low"
+    assert probed == ["high", "low"]
+
+
 def test_pinned_driver_wins_over_priority(registry: Registry) -> None:
     registry.add(describing(driver("low", priority=1), driver("high", priority=9)), name="plugin")
     assert registry.select(Kind.TUN, "low").name == "low"

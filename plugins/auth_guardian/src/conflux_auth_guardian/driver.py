@@ -12,7 +12,6 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import certifi
-import httpx
 
 from conflux.api import (
     AuthDriver,
@@ -27,6 +26,7 @@ from conflux.api import (
     UsageError,
 )
 from conflux_auth_guardian import answers
+from conflux_auth_guardian.client import httpx
 from conflux_auth_guardian.text import one_line
 from conflux_auth_guardian.url import base_url
 

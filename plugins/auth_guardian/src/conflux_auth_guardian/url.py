@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-import httpx
-
 from conflux.api import UsageError
+from conflux_auth_guardian.client import httpx
 from conflux_auth_guardian.text import one_line
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?")
