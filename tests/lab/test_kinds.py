@@ -71,6 +71,14 @@ def test_where_udp_tethers_are_firewalled_webrtc_takes_over(overlay, five):
     transfer(overlay, walled, tokyo, 8, 9005)
 
 
+def test_two_without_a_common_kind_meet_over_one_that_has_both(overlay, five):
+    _, _, _, udp_only, webrtc_only = five
+    overlay.until(lambda: udp_only.reaches(webrtc_only), "a way over a relay")
+    assert {len(path) for path in udp_only.paths_to(webrtc_only)} == {3}
+    assert not kind_between(udp_only, webrtc_only)
+    transfer(overlay, udp_only, webrtc_only, 8, 9006)
+
+
 @pytest.mark.usefixtures("needs_nft")
 def test_udp_tether_that_falls_silent_gives_way_to_webrtc(overlay, five):
     london, tokyo, *_ = five
@@ -93,11 +101,3 @@ def test_udp_tether_that_falls_silent_gives_way_to_webrtc(overlay, five):
         beats.stop()
         for node in (london, tokyo):
             node.host.run(["nft", "delete", "table", "ip", "wall"])
-
-
-def test_two_without_a_common_kind_meet_over_one_that_has_both(overlay, five):
-    _, _, _, udp_only, webrtc_only = five
-    overlay.until(lambda: udp_only.reaches(webrtc_only), "a way over a relay")
-    assert {len(path) for path in udp_only.paths_to(webrtc_only)} == {3}
-    assert not kind_between(udp_only, webrtc_only)
-    transfer(overlay, udp_only, webrtc_only, 8, 9006)
