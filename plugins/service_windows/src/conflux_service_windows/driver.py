@@ -105,6 +105,7 @@ class WindowsService(ServiceDriver):
             except OSError as error:
                 if error.winerror != advapi.ERROR_SERVICE_MARKED_FOR_DELETE:  # type: ignore[attr-defined]
                     raise _usage(error) from None
+        self._await_absence()
         LAST_WORDS.unlink(missing_ok=True)
 
     def _start(self, *, fresh: bool) -> None:
@@ -216,6 +217,17 @@ class WindowsService(ServiceDriver):
             ctypes.sizeof(status), ctypes.byref(needed),
         )  # fmt: skip
         return status
+
+    def _await_absence(self) -> None:
+        """Windows deletes a service when its process has ended and nobody has it open any more."""
+        ends = time.monotonic() + PATIENCE_S
+        while self.state() is not ServiceState.ABSENT:
+            if time.monotonic() > ends:
+                raise UsageError(
+                    f'the service "{NAME}" is marked for deletion, but another program has it '
+                    "open: close the Services window, or restart Windows"
+                )
+            time.sleep(0.1)
 
     def _await(self, service: int, states: tuple[int, ...]) -> int:
         """Wait until it is in one of *states*; return which. Raises UsageError."""
