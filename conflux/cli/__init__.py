@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Heavy imports stay inside the verbs, so that --help is quick.
+"""The command line: one file a verb, imported when it is typed, so that --help is quick.
 
 Exit codes: 0 done, 2 usage, 3 this machine lacks something, 4 Guardian or Master unreachable,
 5 Guardian refused, 1 anything else.
@@ -7,27 +7,15 @@ Exit codes: 0 done, 2 usage, 3 this machine lacks something, 4 Guardian or Maste
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from conflux import __version__
-from conflux.api import UsageError
-from conflux.cli.bugreport import bugreport
-from conflux.cli.completion import completion
-from conflux.cli.config import config
-from conflux.cli.demo import demo
-from conflux.cli.doctor import doctor
-from conflux.cli.down import down
-from conflux.cli.info import info
-from conflux.cli.lifecycle import remove, restart, start, stop
-from conflux.cli.netcheck import netcheck
-from conflux.cli.ping import ping
-from conflux.cli.plugins import plugins
-from conflux.cli.register import register
-from conflux.cli.run import run
-from conflux.cli.status import status
-from conflux.cli.unregister import unregister
-from conflux.cli.up import up
+from conflux.cli.verbs import VERBS, Commands
+
+if TYPE_CHECKING:
+    from conflux.api import UsageError
 
 
 class Group(click.Group):
@@ -48,6 +36,18 @@ class Group(click.Group):
             self._ask_plugins()
         return super().get_command(ctx, name)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, but for importing what it lists."""
+        found = {name: self._in_short(name) for name in self.list_commands(ctx)}
+        limit = formatter.width - 6 - max(map(len, found))
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(limit)) for n, c in found.items()])
+
+    def _in_short(self, name: str) -> click.Command:
+        if name in VERBS:
+            return click.Command(name, help=VERBS[name])
+        return self.commands[name]
+
     def _ask_plugins(self) -> None:
         if self._plugins_asked:
             return
@@ -58,26 +58,28 @@ class Group(click.Group):
         registry.load()
         theirs = click.Group()
         registry.notify("conflux_add_commands", group=theirs)
-        self.commands = {**theirs.commands, **self.commands}
+        for name, command in theirs.commands.items():
+            if name not in self.commands:
+                self.commands[name] = command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except UsageError as error:
+        except _usage_error() as error:
             click.echo(f"veilnet-conflux: {error}", err=True)
             sys.exit(error.exit_code)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def _usage_error() -> type[UsageError]:
+    """Asked only once something was raised: --help gets by without all of the API."""
+    from conflux.api import UsageError
+
+    return UsageError
+
+
+@click.group(
+    cls=Group, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="veilnet-conflux")
 def main() -> None:
     """VeilNet Conflux: a post-quantum overlay network without a coordinator."""
-
-
-for command in (
-    *(register, unregister, up, down, run),
-    *(start, stop, restart, remove),
-    *(status, info, ping, netcheck, doctor, bugreport, config),
-    *(plugins, completion, demo),
-):
-    main.add_command(command)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conflux.api import UsageError
 from conflux.cli import main
 from conflux.cli.options import DEFAULT_GUARDIAN
+from conflux.cli.verbs import VERBS as LISTED
 from conflux.runtime import saved
 
 SEED_OPTIONS = [
@@ -50,6 +51,28 @@ VERBS = (
     "doctor", "bugreport", "ping", "plugins", "completion", "demo",
 )  # fmt: skip
 
+HEAVY = {
+    "aiortc", "aioice", "nats", "httpx", "pyroute2", "cryptography", "asyncio", "ssl",
+    "stevedore", "importlib.metadata", "pluggy", "rich",
+}  # fmt: skip
+PLUGINS_NEED = {"stevedore", "importlib.metadata", "pluggy"}
+if sys.version_info >= (3, 13):  # before, importlib.metadata itself needs it
+    HEAVY.add("email.message")
+
+
+def modules_of(machine, words: list[str], **variables: str) -> set[str]:
+    """What the program has imported when it ends, typed with *words*."""
+    script = (
+        "import atexit, sys; from conflux.__main__ import main; sys.argv[0] = 'veilnet-conflux';"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env=machine.environment(variables), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stdout
+    return set(ended.stderr.split())
+
 
 class TestHelp:
     @pytest.mark.parametrize(("verb", "option", "variable"), SEED_OPTIONS)
@@ -79,18 +102,38 @@ class TestHelp:
         assert (ended.code, ended.err) == (0, "")
         assert ended.out.startswith("Usage: ")
 
-    def test_help_imports_nothing_heavy(self):
-        script = (
-            "import sys; from conflux.cli import main; main(['--help'], standalone_mode=False); "
-            "print(*sorted(sys.modules), file=sys.stderr)"
-        )
-        loaded = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        ).stderr.split()
-        heavy = {"aiortc", "aioice", "nats", "httpx", "pyroute2", "cryptography", "asyncio"}
-        if sys.version_info >= (3, 13):  # before, importlib.metadata itself needs it
-            heavy |= {"email.message"}
-        assert heavy.isdisjoint(loaded)
+    def test_help_imports_no_verb_and_nothing_heavy(self, machine):
+        found = modules_of(machine, ["--help"])
+        verbs = {name for name in found if name.startswith("conflux.cli.")}
+        assert verbs == {"conflux.cli.verbs"}
+        assert (HEAVY - PLUGINS_NEED).isdisjoint(found), HEAVY & found
+
+    def test_version_imports_nothing_of_a_node(self, machine):
+        found = modules_of(machine, ["--version"])
+        ours = {name for name in found if name.startswith("conflux")}
+        assert ours == {"conflux", "conflux.__main__", "conflux.cli", "conflux.cli.verbs"}
+        assert HEAVY.isdisjoint(found), HEAVY & found
+
+    def test_help_of_a_verb_imports_that_one(self, machine):
+        found = modules_of(machine, ["ping", "--help"])
+        assert "conflux.cli.ping" in found
+        assert {"conflux.cli.up", "conflux.runtime.node", "stevedore", "asyncio"}.isdisjoint(found)
+
+    def test_completion_imports_what_it_completes(self, machine):
+        variables = {
+            "_VEILNET_CONFLUX_COMPLETE": "bash_complete",
+            "COMP_WORDS": "veilnet-conflux netch",
+            "COMP_CWORD": "1",
+        }
+        found = modules_of(machine, [], **variables)
+        assert {"click.shell_completion", "conflux.cli.netcheck"} <= found
+        assert (HEAVY - PLUGINS_NEED).isdisjoint(found)
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_list_of_verbs_says_what_their_own_help_says(self, verb):
+        words = " ".join(main.commands[verb].help.split())
+        assert words.startswith(LISTED[verb])
+        assert LISTED[verb].endswith(".")
 
     def test_version_is_printed(self, machine):
         assert machine.cli("--version").out.startswith("veilnet-conflux, version ")
