@@ -57,7 +57,10 @@ def conflux_service_driver() -> DriverInfo | list[DriverInfo]:  # type: ignore[e
 
 @hookspec
 def conflux_add_commands(group: click.Group) -> None:
-    """Add commands to `veilnet-conflux`."""
+    """Add commands to `veilnet-conflux`.
+
+    `--help` lists them if the distribution has them in the entry-point group `conflux.commands`.
+    """
 
 
 @hookspec

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from conflux import __version__
-from conflux.cli.verbs import VERBS, Commands
+from conflux.cli.verbs import VERBS, Commands, added_by_plugins
 
 if TYPE_CHECKING:
     from conflux.api import UsageError
@@ -22,13 +22,14 @@ class Group(click.Group):
     """Turns what the user can mend into one line on standard error and an exit code.
 
     Commands of plugins come behind our own: they are looked for only if ours do not serve, and
-    none can take the name of one of ours.
+    none can take the name of one of ours. Listed are those of distributions that say so.
     """
 
     _plugins_asked = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        self._ask_plugins()
+        if added_by_plugins():
+            self._ask_plugins()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
