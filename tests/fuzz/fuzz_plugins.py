@@ -86,7 +86,7 @@ def sctp_sack(data: bytes) -> None:
     """SACKs for what was sent: cumulative (4), window (4), gaps (1), gap blocks (2 ‖ 2 each)."""
     outbound = Outbound(FIRST_TSN, peer_window=1 << 20)
     for at in range(4):
-        outbound.send(bytes(2_500), at % 3, 53)
+        outbound.send(0.0, bytes(2_500), at % 3, 53)
     outbound.send_reliable(bytes(2_500), 1, 53)
     now, at = 0.0, 0
     for _ in range(MOST_CHUNKS):

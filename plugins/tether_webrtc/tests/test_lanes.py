@@ -27,8 +27,8 @@ def send_all(path, messages, *, stream=0):
     waiting = list(messages)[::-1]
 
     def turn():
-        while waiting and path.out.queued_bytes < 100_000:
-            path.out.send(waiting.pop(), stream, BINARY)
+        while waiting and path.out.queued_bytes < 10_000:
+            path.out.send(path.now, waiting.pop(), stream, BINARY)
 
     path.on_turn = turn
 
@@ -39,7 +39,7 @@ def flood(path, size):
 
     def turn():
         while path.out.queued_bytes + size <= 262_144:
-            path.out.send(data, 0, BINARY)
+            path.out.send(path.now, data, 0, BINARY)
 
     path.on_turn = turn
 
@@ -135,8 +135,8 @@ def test_lost_chunk_of_a_longer_message_is_sent_again(simulate):
     path = simulate(rate=1e6)
     seen = []
     path.drop = lambda packet: seen.append(packet) or len(seen) in (2, 17, 18)
-    path.out.send(message(60_000), 0, BINARY)
-    path.out.send(message(500), 0, BINARY)
+    path.out.send(path.now, message(60_000), 0, BINARY)
+    path.out.send(path.now, message(500), 0, BINARY)
     path.run(5)
     assert sorted(len(data) for _, data in path.delivered) == [500, 60_000]
     assert path.out.deadline is None, "nothing is due any more"
@@ -156,8 +156,8 @@ def test_message_that_loses_one_chunk_again_and_again_is_given_up(simulate, chun
         return is_it
 
     path.drop = drop
-    path.out.send(message(MAX_MESSAGE_BYTES), 0, BINARY)
-    path.out.send(message(500), 0, BINARY)
+    path.out.send(path.now, message(MAX_MESSAGE_BYTES), 0, BINARY)
+    path.out.send(path.now, message(500), 0, BINARY)
     path.run(5)
     assert [len(data) for _, data in path.delivered] == [500]
     assert len(dropped) == 1 + outbound.RESENDS
@@ -170,8 +170,8 @@ def test_rest_of_a_message_that_was_given_up_is_not_sent(simulate, monkeypatch):
     path = simulate(rate=1e6)
     seen = []
     path.drop = lambda packet: seen.append(packet) or len(seen) == 2
-    path.out.send(message(60_000), 0, BINARY)
-    path.out.send(message(500), 0, BINARY)
+    path.out.send(path.now, message(60_000), 0, BINARY)
+    path.out.send(path.now, message(500), 0, BINARY)
     path.run(5)
     assert [len(data) for _, data in path.delivered] == [500]
     assert sum(map(len, seen)) < 40_000
@@ -181,8 +181,8 @@ def test_nothing_of_an_old_message_is_sent_again(simulate):
     path = simulate(delay_s=0.13, rate=1e6)  # its loss is seen after LIFETIME_S
     seen = []
     path.drop = lambda packet: seen.append(packet) or len(seen) == 2
-    path.out.send(message(60_000), 0, BINARY)
-    path.out.send(message(500), 0, BINARY)
+    path.out.send(path.now, message(60_000), 0, BINARY)
+    path.out.send(path.now, message(500), 0, BINARY)
     path.run(5)
     assert [len(data) for _, data in path.delivered] == [500]
     assert sum(map(len, seen)) < 62_000
@@ -193,10 +193,10 @@ def test_last_message_lost_does_not_block_the_next(simulate):
     path = simulate()
     lost = []
     path.drop = lambda packet: not lost and not lost.append(packet)
-    path.out.send(b"lost", 0, BINARY)
+    path.out.send(path.now, b"lost", 0, BINARY)
     path.run(2)
     assert path.out.deadline is None
-    path.out.send(b"next", 0, BINARY)
+    path.out.send(path.now, b"next", 0, BINARY)
     path.run(1)
     assert path.delivered == [(0, b"next")]
 
@@ -252,7 +252,7 @@ def test_loss_is_estimated(simulate):
 
 def test_acknowledgement_of_what_was_never_sent_is_ignored():
     out = Outbound(100, peer_window=1 << 20)
-    out.send(b"x" * 100, 0, BINARY)
+    out.send(0.0, b"x" * 100, 0, BINARY)
     out.packet(0.0)
     out.on_sack(0.1, 105, 1 << 20, [])
     assert out.deadline is not None
@@ -273,7 +273,7 @@ def test_acknowledgement_of_what_was_never_sent_is_ignored():
 def test_no_sack_breaks_the_sender(sacks):
     out = Outbound(100, peer_window=1 << 20)
     for size in SIZES:
-        out.send(bytes(size), 0, BINARY)
+        out.send(0.0, bytes(size), 0, BINARY)
         out.send_reliable(bytes(min(size, 16_384)), 4, BINARY)
     now = 0.0
     for cumulative, window, gaps in sacks:

@@ -29,6 +29,7 @@ from aiortc.rtcsctptransport import (
 )
 
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, WireError
+from conflux_tether_webrtc.congestion import RTO_INITIAL_S
 from conflux_tether_webrtc.dtls import DtlsTransport
 from conflux_tether_webrtc.inbound import SACK, SACK_HEADER, WINDOW_BYTES, Inbound
 from conflux_tether_webrtc.outbound import (
@@ -36,7 +37,6 @@ from conflux_tether_webrtc.outbound import (
     DATA_HEADER,
     FORWARD_TSN,
     FORWARD_TSN_TYPE,
-    RTO_INITIAL_S,
     Outbound,
 )
 
@@ -125,6 +125,7 @@ class Association(RTCSctpTransport):
         out = self._out
         stream = self._next_stream
         taken = 0
+        now = self._turns.time()
         try:
             for message in messages:
                 size = len(message)
@@ -134,7 +135,8 @@ class Association(RTCSctpTransport):
                 if out.queued_bytes + size > QUEUE_BYTES:
                     break
                 stream = (stream + 1) % DATAGRAM_STREAMS
-                out.send(bytes(message) or b"\0", stream, _BINARY if size else _BINARY_EMPTY)
+                ppid = _BINARY if size else _BINARY_EMPTY
+                out.send(now, bytes(message) or b"\0", stream, ppid)
                 taken += 1
         finally:
             self._next_stream = stream

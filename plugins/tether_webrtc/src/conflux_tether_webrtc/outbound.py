@@ -15,6 +15,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
+from conflux_tether_webrtc.congestion import Congestion
+from conflux_tether_webrtc.lane import Lane
+
 PAYLOAD_BYTES = 1_176
 """Chunks of one packet: with 12 bytes of header, DTLS and UDP it fits IPv6's least MTU, 1,280."""
 
@@ -27,34 +30,15 @@ FORWARD_TSN_TYPE = 192
 MIN_FRAGMENT_BYTES = 256
 """A message is not cut for a rest of a packet smaller than this."""
 
-SEGMENT_BYTES = PAYLOAD_BYTES - DATA_HEADER.size
-INITIAL_WINDOW_BYTES = 10 * SEGMENT_BYTES  # RFC 6928's figure
-LEAST_WINDOW_BYTES = 4 * SEGMENT_BYTES
-MOST_WINDOW_BYTES = 4 << 20
-
-FLOWS = 4
-"""How many ordinary flows the window behaves like once slow start is over: it grows by that many
-segments in a round trip and gives up one part in twice as many for a loss, as so many flows
-together would. A tether carries all flows between two hosts, each with its own congestion control
-inside, and must not be what slows a single one down."""
-
 REORDERED = 8
-"""A chunk is lost once one that was sent this many chunks later has arrived."""
+"""A chunk is lost once one that was sent this many packets later has arrived. Packets, because what
+a path reorders is packets: of small messages, one holds more than ten chunks."""
 
 RESENDS = 3
 """So often a chunk of a message that need not arrive is sent again: one that a path loses at random
 would cost up to fifty others. A message of a single chunk costs no other, and is sent once."""
 LIFETIME_S = 0.25
 """And no longer than this after its message was begun (timed reliability, RFC 3758 §4.1)."""
-
-RTO_INITIAL_S = 1.0
-RTO_MIN_S = 0.2
-RTO_MAX_S = 8.0
-
-DELAY_KNEE_S, DELAY_CEILING_S = 0.004, 0.010
-"""See `_flows`: what the schedulers of two busy machines may add to a round trip."""
-
-MIN_RTT_WINDOW_S = 10.0
 
 _MASK = 0xFFFFFFFF
 
@@ -63,11 +47,19 @@ class Message:
     """One message on its way: its next fragment starts at `offset`, its TSNs are first to last."""
 
     __slots__ = (
-        "begun_at", "data", "first", "last", "offset", "ppid", "reliable", "sequence", "stream",
+        "begun_at", "data", "first", "last", "offset", "ppid", "queued_at", "reliable", "sequence",
+        "stream",
     )  # fmt: skip
 
     def __init__(
-        self, data: bytes, *, stream: int, ppid: int, reliable: bool = False, sequence: int = 0
+        self,
+        data: bytes,
+        *,
+        stream: int,
+        ppid: int,
+        reliable: bool = False,
+        sequence: int = 0,
+        queued_at: float = 0.0,
     ) -> None:
         self.data = data
         self.stream = stream
@@ -76,32 +68,33 @@ class Message:
         self.sequence = sequence
         self.offset = 0
         self.first = self.last = -1
+        self.queued_at = queued_at
         self.begun_at = 0.0
 
 
 class _Sent:
-    """A chunk in flight. `mark` is the newest TSN that had been sent when it was last sent."""
+    """A chunk in flight. `packet` is the number of the packet in which it was last sent."""
 
     __slots__ = (
         "abandoned",
         "end",
         "flags",
         "lost",
-        "mark",
         "message",
+        "packet",
         "resends",
         "sent_at",
         "start",
     )
 
     def __init__(
-        self, message: Message, flags: int, start: int, end: int, *, mark: int, now: float
+        self, message: Message, flags: int, start: int, end: int, *, packet: int, now: float
     ) -> None:
         self.message = message
         self.flags = flags
         self.start = start
         self.end = end
-        self.mark = mark
+        self.packet = packet
         self.sent_at = now
         self.resends = 0
         self.lost = False
@@ -121,10 +114,8 @@ class Outbound:
         self.reliable_bytes = 0
         """Reliable messages not yet acknowledged in full, counted in the same way or in flight."""
         self.deadline: float | None = None
-        self.srtt: float | None = None
-        self.loss = 0.0
 
-        self._datagrams: deque[Message] = deque()
+        self._datagrams: Lane[Message] = Lane()
         self._reliable: deque[Message] = deque()
         self._current: Message | None = None
         self._next_sequence = 0
@@ -139,24 +130,36 @@ class Outbound:
         self._holes: list[int] = []  # in flight and below the highest, ascending
         self._again: deque[int] = deque()
 
+        self._packet = 0  # how many were sent
+        self._highest_packet = 0  # the last of which something arrived
+
         self._flight_bytes = 0
-        self._window = INITIAL_WINDOW_BYTES
-        self._threshold = MOST_WINDOW_BYTES
+        self._congestion = Congestion()
         self.peer_window = peer_window
         self._recovery = self._tsn  # a loss up to here belongs to the last event
         self._limited = False
         self._last_sent_at = 0.0
 
-        self._rttvar = 0.0
-        self._rto = RTO_INITIAL_S
-        self._rtt = 0.0
-        self._least_rtt = _LeastRtt()
+    @property
+    def srtt(self) -> float | None:
+        """The smoothed round trip in seconds, None before the first."""
+        return self._congestion.srtt
+
+    @property
+    def loss(self) -> float:
+        """The share of bytes lost on the path lately, 0 to 1."""
+        return self._congestion.loss
+
+    @property
+    def dropped(self) -> int:
+        """Messages that waited too long for the window."""
+        return self._datagrams.dropped
 
     # Messages
 
-    def send(self, data: bytes, stream: int, ppid: int) -> None:
+    def send(self, now: float, data: bytes, stream: int, ppid: int) -> None:
         """Queue an unordered message that may get lost."""
-        self._datagrams.append(Message(data, stream=stream, ppid=ppid))
+        self._datagrams.append(Message(data, stream=stream, ppid=ppid, queued_at=now))
         self.queued_bytes += len(data)
 
     def send_reliable(self, data: bytes, stream: int, ppid: int) -> None:
@@ -177,27 +180,25 @@ class Outbound:
         parts = [head]
         room = PAYLOAD_BYTES - len(head)
         self._slow_down_after_idling(now)
-        window = min(self._window, self.peer_window)
-        while room > DATA_HEADER.size:
-            # With nothing in flight one chunk always goes: it probes a closed window (§6.1 A).
-            self._limited = self._flight_bytes >= window and self._flight_bytes > 0
-            if self._limited:
-                break
+        window = min(self._congestion.limit(now, self._flight_bytes), self.peer_window)
+        # With nothing in flight one packet always goes: it probes a closed window (§6.1 A). None
+        # is left half empty for the window's sake: it may be overrun by less than one (§6.1 B).
+        self._limited = self._flight_bytes >= window and self._flight_bytes > 0
+        while room > DATA_HEADER.size and not self._limited:
             chunk = self._resend(room, now) if self._again else self._fragment(room, now)
             if chunk is None:
                 break
             parts.append(chunk)
             room -= len(chunk)
+        if len(parts) > 1:
+            self._packet += 1
         return b"".join(parts)
 
     def _fragment(self, room: int, now: float) -> bytes | None:
         message = self._current
         if message is None:
-            if self._reliable:
-                message = self._reliable.popleft()
-            elif self._datagrams:
-                message = self._datagrams.popleft()
-            else:
+            message = self._reliable.popleft() if self._reliable else self._next_datagram(now)
+            if message is None:
                 return None
             self._current = message
         start = message.offset
@@ -222,10 +223,17 @@ class Outbound:
             self._current = None
         if not message.reliable:
             self.queued_bytes -= size
-        self._flight[tsn] = _Sent(message, flags, start, end, mark=tsn, now=now)
+        self._flight[tsn] = _Sent(message, flags, start, end, packet=self._packet + 1, now=now)
         self._flight_bytes += size
         self._sent(now)
         return _data_chunk(tsn, flags, message, start, end)
+
+    def _next_datagram(self, now: float) -> Message | None:
+        lane = self._datagrams
+        before = lane.dropped_bytes
+        message = lane.take(now, self.srtt or 0.0)
+        self.queued_bytes -= lane.dropped_bytes - before
+        return message
 
     def _resend(self, room: int, now: float) -> bytes | None:
         tsn = self._again[0]
@@ -239,7 +247,7 @@ class Outbound:
         self._again.popleft()
         sent.lost = False
         sent.resends += 1
-        sent.mark = self._tsn
+        sent.packet = self._packet + 1
         sent.sent_at = now
         self._flight_bytes += size
         self._sent(now)
@@ -248,7 +256,7 @@ class Outbound:
     def _sent(self, now: float) -> None:
         self._last_sent_at = now
         if self.deadline is None:
-            self.deadline = now + self._rto
+            self.deadline = now + self._congestion.rto
 
     def forward_tsn(self, now: float) -> bytes:
         """The FORWARD TSN chunk that is due, else nothing (RFC 3758 §3.2).
@@ -257,7 +265,8 @@ class Outbound:
         """
         if self._point <= self._acked:
             return b""
-        if self._point <= self._told and now - self._told_at < 2 * (self.srtt or self._rto):
+        again_s = 2 * (self.srtt or self._congestion.rto)
+        if self._point <= self._told and now - self._told_at < again_s:
             return b""
         self._told = self._point
         self._told_at = now
@@ -294,7 +303,7 @@ class Outbound:
         newest = max(newest, self._acknowledge([tsn for tsn in candidates if arrived(tsn)]))
         newest = max(newest, self._acknowledge(in_gaps))
         if newest:
-            self._measure(now, now - newest)
+            self._congestion.on_round_trip(now, newest)
         self._highest = highest
         self._holes = [tsn for tsn in candidates if tsn in self._flight]
         if len(in_gaps) < len(fresh):
@@ -303,7 +312,10 @@ class Outbound:
 
         delivered = before - self._flight_bytes
         lost = self._find_lost(now)
-        self._adapt(now, delivered, lost, limited=limited)
+        is_new_loss = lost > 0 and self._highest > self._recovery
+        self._congestion.on_sack(delivered, lost, limited=limited, is_new_loss=is_new_loss)
+        if is_new_loss:
+            self._recovery = self._tsn
         self._advance_point()
         if advance or delivered > 0:
             self._rearm(now)
@@ -323,19 +335,22 @@ class Outbound:
                 self.reliable_bytes -= size
             if not sent.resends:
                 newest = sent.sent_at
+                self._highest_packet = max(self._highest_packet, sent.packet)
         return newest
 
     def _find_lost(self, now: float) -> int:
         """Give up or mark for resending what later chunks have overtaken; return their bytes."""
         lost = 0
-        limit = self._highest - REORDERED
+        limit = self._highest_packet - REORDERED
         for tsn in self._holes:
-            if tsn > limit:
-                break
             sent = self._flight.get(tsn)
-            if sent is not None and not sent.lost and sent.mark <= limit:
+            if sent is None or sent.lost:
+                continue
+            if sent.packet <= limit:
                 lost += sent.end - sent.start
                 self._lose(tsn, sent, again=_is_worth_it(sent, now))
+            elif not sent.resends:
+                break  # what follows left no earlier
         return lost
 
     def _lose(self, tsn: int, sent: _Sent, *, again: bool) -> None:
@@ -383,69 +398,19 @@ class Outbound:
             if not sent.lost and tsn in self._flight:
                 self._lose(tsn, sent, again=False)
         self._flight_bytes = 0
-        self._threshold = max(self._window // 2, LEAST_WINDOW_BYTES)
-        self._window = LEAST_WINDOW_BYTES
+        self._congestion.on_timeout()
         self._recovery = self._tsn
-        self._rto = min(2 * self._rto, RTO_MAX_S)
         self._advance_point()
         self._told = self._acked
         self._rearm(now)
 
     def _rearm(self, now: float) -> None:
         idle = not self._flight and self._point <= self._acked
-        self.deadline = None if idle else now + self._rto
-
-    # Congestion control (RFC 9260 §7.2, with bytes counted and growth bound by delay)
-
-    def _measure(self, now: float, rtt: float) -> None:
-        self._rtt = rtt
-        self._least_rtt.add(now, rtt)
-        if self.srtt is None:
-            self.srtt = rtt
-            self._rttvar = rtt / 2
-        else:
-            self._rttvar += (abs(self.srtt - rtt) - self._rttvar) / 4
-            self.srtt += (rtt - self.srtt) / 8
-        self._rto = min(max(self.srtt + 4 * self._rttvar, RTO_MIN_S), RTO_MAX_S)
-
-    def _adapt(self, now: float, delivered: int, lost: int, *, limited: bool) -> None:
-        total = delivered + lost
-        if total > 0:
-            self.loss += (lost / total - self.loss) * min(1.0, total / (64 * SEGMENT_BYTES))
-        if lost:
-            if self._highest > self._recovery:
-                # Slow start overshoots by half; afterwards one flow of several yields.
-                share = 2 if self._window < self._threshold else 2 * FLOWS
-                self._window = max(self._window - self._window // share, LEAST_WINDOW_BYTES)
-                self._threshold = self._window
-                self._recovery = self._tsn
-            return
-        if delivered <= 0 or not limited:
-            return
-        flows = self._flows()
-        if flows < FLOWS:
-            self._threshold = min(self._threshold, self._window)
-        if self._window < self._threshold:
-            growth = delivered
-        else:
-            growth = flows * SEGMENT_BYTES * delivered // self._window
-        self._window = min(self._window + growth, MOST_WINDOW_BYTES)
-
-    def _flows(self) -> int:
-        """As how many flows the window may grow, by how long the last round trip took.
-
-        A longer one than the least means that a queue builds: the bottleneck's, or the far end's
-        socket buffer where both ends are near. A lost chunk costs its whole message here, so the
-        last share of a queue is worth no loss: claim it like one flow, and leave what only delays.
-        """
-        least = self._least_rtt.value
-        if self._rtt <= 1.25 * least + DELAY_KNEE_S:
-            return FLOWS
-        return 1 if self._rtt <= 2 * least + DELAY_CEILING_S else 0
+        self.deadline = None if idle else now + self._congestion.rto
 
     def _slow_down_after_idling(self, now: float) -> None:
-        if not self._flight and now - self._last_sent_at > self._rto:
-            self._window = max(self._window // 2, min(self._window, INITIAL_WINDOW_BYTES))
+        if not self._flight and now - self._last_sent_at > self._congestion.rto:
+            self._congestion.on_idle()
 
 
 def _is_worth_it(sent: _Sent, now: float) -> bool:
@@ -453,23 +418,6 @@ def _is_worth_it(sent: _Sent, now: float) -> bool:
     message = sent.message
     is_alone = sent.end - sent.start == len(message.data)
     return not is_alone and sent.resends < RESENDS and now < message.begun_at + LIFETIME_S
-
-
-class _LeastRtt:
-    """The least of the last one or two MIN_RTT_WINDOW_S: a path may change for the worse."""
-
-    __slots__ = ("_before", "_since", "value")
-
-    def __init__(self) -> None:
-        self.value = self._before = float("inf")
-        self._since = float("-inf")
-
-    def add(self, now: float, rtt: float) -> None:
-        if now - self._since > MIN_RTT_WINDOW_S:
-            self._since = now
-            self.value, self._before = min(self._before, rtt), rtt
-        self._before = min(self._before, rtt)
-        self.value = min(self.value, rtt)
 
 
 def _data_chunk(tsn: int, flags: int, message: Message, start: int, end: int) -> bytes:
