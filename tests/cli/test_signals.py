@@ -25,7 +25,7 @@ runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 MOMENTS = [
     ("conflux", "conflux.cli", "--help"),
-    ("conflux", "conflux.cli.run", "--help"),
+    ("conflux", "conflux.cli.run", "run --help"),
     ("conflux", "conflux_tether_webrtc.plugin", "plugins list"),
     ("conflux", "conflux.runtime.localapi", "status"),
     ("conflux", "conflux.anchor.node", "run"),
