@@ -26,12 +26,13 @@ def rules(conflux):
 SYSTEMS_OWN = {"0:", "32766:", "32767:"}
 
 
-def test_both_talk_to_the_third_from_their_address_and_by_their_device(nodes):
+def test_both_talk_to_the_third_from_their_address_and_by_their_device(overlay, nodes):
     london, camden, tokyo = nodes
     for here, device in ((london, "veilnet"), (camden, "camden")):
         for by in (here.address, device):
             assert here.ping(tokyo, "-I", by), f"{here.name} by {by}"
-        assert here.paths_to(tokyo)[0] == [here.name, "tokyo"]
+        direct = [here.name, "tokyo"]
+        overlay.until(lambda h=here, d=direct: h.paths_to(tokyo)[0] == d, "the direct way")
     assert {peer["node_id"] for peer in tokyo.status()["peers"]} == {
         london.node_id, camden.node_id,
     }  # fmt: skip
