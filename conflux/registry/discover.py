@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from stevedore.extension import ExtensionManager
@@ -113,19 +112,9 @@ def _entries() -> tuple[list[_Entry], list[Report]]:
 def _label(dist: importlib.metadata.Distribution) -> str:
     """Return "name version", or the folder's name where the metadata does not say."""
     try:
-        fields = shielded(lambda: _fields(dist))
+        name, version = shielded(lambda: (dist.metadata["Name"], dist.metadata["Version"]))
     except PluginFault:
-        fields = {}
-    if name := fields.get("Name"):
-        return f"{name} {fields.get('Version') or '?'}"
+        name, version = "", ""
+    if name:
+        return f"{name} {version or '?'}"
     return str(getattr(dist, "_path", "a distribution without a name"))
-
-
-def _fields(dist: importlib.metadata.Distribution) -> dict[str, str]:
-    """The fields before the description: *dist.metadata* would import all of `email` for two."""
-    text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
-    fields: dict[str, str] = {}
-    for line in takewhile(str.strip, text.splitlines()):
-        name, _, value = line.partition(":")
-        fields.setdefault(name, value.strip())
-    return fields
