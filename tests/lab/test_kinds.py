@@ -33,6 +33,16 @@ def kind_between(source, target):
     return next((n["tether"] for n in neighbours if n["node_id"] == target.node_id), "")
 
 
+def meet_directly(overlay, source, target):
+    """Have *source* talk to *target* until a tether joins the two; a relay may be first."""
+    overlay.until(
+        lambda: source.reaches(target)
+        and kind_between(source, target)
+        and kind_between(target, source),
+        "a direct tether",
+    )
+
+
 def transfer(overlay, source, target, megabytes, port):
     end = overlay.serve_stream(source, megabytes * MEGABYTE, port=port)
     got = overlay.fetch_stream(source, target, port=port).wait()
@@ -43,21 +53,21 @@ def transfer(overlay, source, target, megabytes, port):
 
 def test_two_that_have_every_kind_use_udp(overlay, five):
     london, tokyo, *_ = five
-    assert london.ping(tokyo)
+    meet_directly(overlay, london, tokyo)
     assert kind_between(london, tokyo) == kind_between(tokyo, london) == "udp"
     transfer(overlay, london, tokyo, 24, 9001)
 
 
 def test_udp_alone_reaches_whoever_has_it(overlay, five):
     london, _, _, udp_only, _ = five
-    assert udp_only.ping(london)
+    meet_directly(overlay, udp_only, london)
     assert kind_between(udp_only, london) == "udp"
     transfer(overlay, udp_only, london, 24, 9002)
 
 
 def test_webrtc_alone_reaches_whoever_has_it(overlay, five):
     london, _, _, _, webrtc_only = five
-    assert london.ping(webrtc_only)
+    meet_directly(overlay, london, webrtc_only)
     assert kind_between(london, webrtc_only) == kind_between(webrtc_only, london) == "webrtc"
     transfer(overlay, webrtc_only, london, 8, 9003)
     transfer(overlay, london, webrtc_only, 8, 9004)
@@ -66,7 +76,7 @@ def test_webrtc_alone_reaches_whoever_has_it(overlay, five):
 def test_where_udp_tethers_are_firewalled_webrtc_takes_over(overlay, five):
     _, tokyo, walled, *_ = five
     assert walled.ping(tokyo, wait_s=20)
-    overlay.until(lambda: walled.reaches(tokyo) and kind_between(walled, tokyo), "a direct tether")
+    meet_directly(overlay, walled, tokyo)
     assert kind_between(walled, tokyo) == kind_between(tokyo, walled) == "webrtc"
     transfer(overlay, walled, tokyo, 8, 9005)
 
@@ -82,7 +92,7 @@ def test_two_without_a_common_kind_meet_over_one_that_has_both(overlay, five):
 @pytest.mark.usefixtures("needs_nft")
 def test_udp_tether_that_falls_silent_gives_way_to_webrtc(overlay, five):
     london, tokyo, *_ = five
-    assert london.ping(tokyo)
+    meet_directly(overlay, london, tokyo)
     assert kind_between(london, tokyo) == "udp"
     beats = overlay.beats((london, tokyo))
     overlay.until(beats.all_arrive, "the two to talk")
