@@ -36,9 +36,9 @@ def kind_between(source, target):
 def meet_directly(overlay, source, target):
     """Have *source* talk to *target* until a tether joins the two; a relay may be first."""
     overlay.until(
-        lambda: source.reaches(target)
-        and kind_between(source, target)
-        and kind_between(target, source),
+        lambda: (
+            source.reaches(target) and kind_between(source, target) and kind_between(target, source)
+        ),
         "a direct tether",
     )
 
