@@ -28,11 +28,13 @@ build: env ## Wheels, executable and Debian package, into dist/; WHAT=wheels|exe
 test: env lint types ## Lint, types, layers and every test that this machine can run
 	@tools/need test
 	@plugins/crypto_oqs/tools/build-liboqs || echo "make test: without liboqs its tests are skipped"
+	@plugins/tether_webrtc/tools/far-end || echo "make test: without libdatachannel its tests are skipped"
 	@tools/test "not thorough" $(ARGS)
 
 test-all: env lint types ## The same, and a skip is a failure
 	@tools/need test-all
 	@plugins/crypto_oqs/tools/build-liboqs
+	@plugins/tether_webrtc/tools/far-end
 	@tools/windows make
 	@tools/macos make
 	@VEILNET_TEST_ALL=1 tools/test "" $(ARGS)
@@ -46,6 +48,7 @@ types: env
 
 bench: env ## Beside other overlays, then bench-micro: ROUNDS=n, ONLY=name,name, QUICK=1
 	@tools/need bench
+	@plugins/tether_webrtc/tools/far-end || echo "make bench: without libdatachannel"
 	@ROUNDS="$(ROUNDS)" ONLY="$(ONLY)" QUICK="$(QUICK)" $(BIN)/python -m benches.compare
 	@$(if $(ONLY)$(QUICK),:,$(MAKE) -s bench-micro)
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from benches.compare import conflux, machine
-from benches.compare.channel import RawChannel
+from benches.compare.channel import PACKAGES, RawChannel
 from benches.compare.figures import Entry, Failure, Results
 from benches.compare.jobs import Bench, Job, Pace
 from benches.compare.kernel import Veth, Vxlan
@@ -23,7 +23,7 @@ def rows(accounts: Path) -> list[Product]:
     return [
         *(Veth(), Vxlan(), WireguardGo(), Nebula(), Tinc(), Openvpn(), N2n()),
         *conflux.products(accounts),
-        RawChannel(),
+        *map(RawChannel, PACKAGES),
     ]
 
 
