@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from conflux.anchor.attempts import KNOWN_NAMED, MAX_TRIED, TRIED_S, Attempts
+import pytest
+
+from conflux.anchor.attempts import FORGET_S, KNOWN_NAMED, MAX_TRIED, TRIED_S, Attempts
 from conflux.api import NodeId
 from conflux.wire.control import MAX_AVOID
 
@@ -37,11 +39,31 @@ def test_an_attempt_under_way_counts_like_a_failure_and_one_that_worked_does_not
     assert not attempts.is_recent(one, now=0.3)
 
 
-def test_a_failure_is_forgotten_after_a_while():
-    attempts = failed(1, 2)
-    assert attempts.avoid([], [], now=TRIED_S) == nodes(2)
-    attempts.drop_idle(TRIED_S + 1)
-    assert attempts.avoid([], [], now=0.0) == []
+@pytest.mark.parametrize("failures", range(1, 7))
+def test_each_failure_counts_for_longer_than_the_one_before_up_to_a_minute(failures):
+    attempts, (one,) = Attempts(), nodes(1)
+    for now in range(failures):
+        attempts.began(one, now=float(now))
+        attempts.ended(one, up=False, now=float(now))
+    counts_s = TRIED_S[min(failures, len(TRIED_S)) - 1]
+    last = failures - 1
+    assert attempts.is_recent(one, now=last + counts_s - 0.01)
+    assert attempts.avoid([], [], now=last + counts_s - 0.01) == [one]
+    assert not attempts.is_recent(one, now=last + counts_s)
+    assert attempts.avoid([], [], now=last + counts_s) == []
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_failures_are_forgotten_after_a_while_and_by_success(drops):
+    attempts, (one, two) = failed(1, 2), nodes(1, 2)
+    for node in (one, two):
+        attempts.ended(node, up=False, now=2.0)
+    attempts.ended(two, up=True, now=3.0)
+    if drops:
+        attempts.drop_idle(2 + FORGET_S)
+    for node in (one, two):
+        attempts.ended(node, up=False, now=2 + FORGET_S)
+        assert not attempts.is_recent(node, now=2 + FORGET_S + TRIED_S[0])
 
 
 def test_an_ask_names_no_more_than_it_may_and_nobody_twice():
