@@ -87,11 +87,21 @@ def modules_of(members: Mapping[str, Path]) -> list[str]:
     return [re.sub(r"(/__init__)?\.py$", "", path).replace("/", ".") for path in paths]
 
 
-def member(overlay, host: str, *program: object, beside=None, options: Sequence[str] = ()):
+def member(
+    overlay,
+    host: str,
+    *program: object,
+    beside=None,
+    options: Sequence[str] = (),
+    **variables: str,
+):
     """Register a node that *program* is, and wait until it runs."""
     conflux = overlay.host(host, beside=beside)
     conflux.program = [str(word) for word in program]
-    return conflux.register(overlay.tokens["alice"], *options).ready()
+    return conflux.register(overlay.tokens["alice"], *options, **variables).ready()
+
+
+WEBRTC = {"VEILNET_PLUGIN_TETHER": "webrtc"}
 
 
 def assert_works(conflux, peer) -> None:
@@ -205,7 +215,7 @@ def bare(executable, overlay) -> Root:
 def test_executable_is_a_node_with_this_platforms_plugins(bare, of_node, overlay, peer):
     program = bare.enter("veilnet-conflux")
     assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
-    node = member(overlay, "one-file", *program)
+    node = member(overlay, "one-file", *program, **WEBRTC)
     # A plugin's own program, the rule keeper, is started by the executable as by Python.
     second = member(overlay, "beside", *program, beside=node, options=["--tun-name", "second"])
     assert second.ping(peer, "-I", second.address)
@@ -225,6 +235,7 @@ def test_executable_has_every_file_of_the_wheels_and_can_import_every_module(bar
     folder = bare.run("sh", "-c", "echo /var/lib/veilnet-conflux/*/_internal").strip()
     there = bare.run("find", folder, "-type", "f", "-printf", "%P\\n").splitlines()
     assert sorted(wanted - set(there)) == []
+    assert not [path for path in there if "libavcodec" in path]
 
 
 @pytest.mark.thorough
@@ -280,7 +291,8 @@ def test_debian_package_is_installed_by_the_documented_command_and_removed(
     program = debian.enter("veilnet-conflux")
     assert plugins_of(overlay.internet.world, *program) == set(of_node) - {"veilnet-conflux"}
     assert register == "veilnet-conflux register -t TOKEN"
-    assert_works(member(overlay, "debian", *program), peer)
+    assert debian.run("find", "/usr/lib/veilnet-conflux", "-name", "libavcodec*") == ""
+    assert_works(member(overlay, "debian", *program, **WEBRTC), peer)
 
     wheel_of_the_example(overlay.folder / "added")
     for command in typed("debian-plugin"):

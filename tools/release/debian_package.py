@@ -15,7 +15,7 @@ from pathlib import Path
 
 import wheels
 from packaging.utils import parse_wheel_filename
-from steps import HERE, CannotBuild, epoch, install, run
+from steps import HERE, CannotBuild, epoch, install, leave_out_unused, run
 
 NAME = "veilnet-conflux"
 PYTHON = Path("/usr/bin/python3")
@@ -67,6 +67,7 @@ def _fill_environment(work: Path, minor: str, members: list[str]) -> None:
     )
     # Copied: hard links would lead from the package into uv's cache.
     install(home / "bin" / "python3", members, "--link-mode", "copy")
+    leave_out_unused(home / "bin" / "python3")
     command = home / "bin" / NAME
     lines = command.read_text().splitlines(keepends=True)
     # Isolated: root's PYTHONPATH is no place for plugins.

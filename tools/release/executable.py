@@ -20,7 +20,7 @@ from pathlib import Path
 
 import wheels
 from packaging.utils import parse_wheel_filename
-from steps import HERE, OWN_LOCK, CannotBuild, epoch, install, program, run
+from steps import HERE, OWN_LOCK, CannotBuild, epoch, install, leave_out_unused, program, run
 
 NAME = "veilnet-conflux"
 
@@ -53,6 +53,7 @@ def _environment(folder: Path, members: list[str]) -> Path:
     run([uv, "venv", "-q", "--python", Path(sys.base_prefix), folder])
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     install(python, members)
+    leave_out_unused(python)
     run([uv, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", OWN_LOCK])
     return python
 

@@ -15,6 +15,8 @@ ROOT = HERE.parents[1]
 LOCK = ROOT / "requirements.lock"
 OWN_LOCK = HERE / "requirements.lock"
 """What builds the executable, and is no part of it."""
+UNUSED = ("av",)
+"""PyAV: aiortc asks for it, and conflux_tether_webrtc.rtc does without."""
 
 
 class CannotBuild(Exception):
@@ -62,6 +64,11 @@ def epoch() -> dict[str, str]:
     argv = [git, "log", "-1", "--format=%ct"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     return {"SOURCE_DATE_EPOCH": done.stdout.strip()} if done.returncode == 0 else {}
+
+
+def leave_out_unused(python: Path) -> None:
+    """Take out what dependencies ask for and a node never loads."""
+    run([program("uv"), "pip", "uninstall", "-q", "--python", python, *UNUSED])
 
 
 def install(python: Path, wheels: Iterable[str], *options: str) -> None:

@@ -15,18 +15,6 @@ import struct
 from collections.abc import Callable, Sequence
 
 import google_crc32c
-from aiortc.rtcsctptransport import (
-    AbortChunk,
-    Chunk,
-    CookieAckChunk,
-    CookieEchoChunk,
-    ErrorChunk,
-    HeartbeatChunk,
-    InitAckChunk,
-    InitChunk,
-    RTCSctpCapabilities,
-    RTCSctpTransport,
-)
 
 from conflux.api import MAX_MESSAGE_BYTES, Buffer, WireError
 from conflux_tether_webrtc.congestion import RTO_INITIAL_S
@@ -38,6 +26,18 @@ from conflux_tether_webrtc.outbound import (
     FORWARD_TSN,
     FORWARD_TSN_TYPE,
     Outbound,
+)
+from conflux_tether_webrtc.rtc import (
+    AbortChunk,
+    Chunk,
+    CookieAckChunk,
+    CookieEchoChunk,
+    ErrorChunk,
+    HeartbeatChunk,
+    InitAckChunk,
+    InitChunk,
+    RTCSctpCapabilities,
+    RTCSctpTransport,
 )
 
 SCTP_PORT = 5_000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from aiortc.rtcicetransport import parse_stun_turn_uri
-
 from conflux.api import (
     IceServer,
     Settings,
@@ -17,6 +15,7 @@ from conflux.api import (
 )
 from conflux_tether_webrtc import description as wire
 from conflux_tether_webrtc.ice import Reach, Server
+from conflux_tether_webrtc.rtc import parse_stun_turn_uri
 from conflux_tether_webrtc.tether import WebRtcTether
 
 

@@ -7,11 +7,10 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, State
-from aiortc.rtcicetransport import RTCIceTransport
 from OpenSSL import SSL
 
 from conflux_tether_webrtc.ice import IceConnection
+from conflux_tether_webrtc.rtc import RTCCertificate, RTCDtlsTransport, RTCIceTransport, State
 
 _RECORD_BYTES = 2_048
 """More than any record of ours; a longer one of a peer is read in parts and fails the checksum."""

@@ -22,7 +22,6 @@ import ifaddr
 from aioice import Candidate, Connection, ConnectionClosed, TransportPolicy, stun
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, ConnectionEvent, StunProtocol, relayed_candidate
-from aiortc.rtcicetransport import RTCIceGatherer
 
 from conflux_tether_webrtc import udp
 from conflux_tether_webrtc.description import (
@@ -32,6 +31,7 @@ from conflux_tether_webrtc.description import (
     IpAddress,
     is_unicast,
 )
+from conflux_tether_webrtc.rtc import RTCIceGatherer
 
 MAX_HOST_CANDIDATES = 10
 """The rest of MAX_CANDIDATES is for what STUN and TURN servers add."""

@@ -8,7 +8,7 @@ from conflux.api import DriverInfo, Unavailable, hookimpl
 
 
 def probe() -> None:
-    """Look for aiortc without importing it: its import costs 40 MB. Raises Unavailable."""
+    """Look for aiortc without importing it: its import costs 30 MB. Raises Unavailable."""
     if importlib.util.find_spec("aiortc") is None:
         raise Unavailable("aiortc is not installed: pip install conflux-plugin-tether-webrtc")
 

@@ -10,9 +10,6 @@ import asyncio
 import enum
 from collections.abc import Callable, Sequence
 
-from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
-from aiortc.rtcicetransport import RTCIceParameters, RTCIceTransport
-
 from conflux.api import Buffer, Tether, TetherError, TetherStats
 from conflux_tether_webrtc import description as wire
 from conflux_tether_webrtc.association import Association
@@ -23,6 +20,12 @@ from conflux_tether_webrtc.ice import (
     Reach,
     local_endpoints,
     remote_candidates,
+)
+from conflux_tether_webrtc.rtc import (
+    RTCDtlsFingerprint,
+    RTCDtlsParameters,
+    RTCIceParameters,
+    RTCIceTransport,
 )
 
 _SHA256 = "sha-256"
