@@ -10,8 +10,7 @@ import ctypes
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from conflux.api import (
@@ -75,14 +74,8 @@ class WindowsService(ServiceDriver):
 
     def stop(self) -> None:
         with self._service() as service:
-            if service is None:
-                return
-            with contextlib.suppress(OSError):  # it does not run
-                status = advapi.SERVICE_STATUS()
-                self._api.call(
-                    "ControlService", service, advapi.SERVICE_CONTROL_STOP, ctypes.byref(status)
-                )
-            self._await(service, (advapi.SERVICE_STOPPED,))
+            if service is not None:
+                self._await(service, (advapi.SERVICE_STOPPED,), meanwhile=self._tell_to_stop)
 
     def state(self) -> ServiceState:
         with self._service(advapi.SERVICE_QUERY_STATUS) as service:
@@ -108,6 +101,14 @@ class WindowsService(ServiceDriver):
         self._await_absence()
         LAST_WORDS.unlink(missing_ok=True)
 
+    def _tell_to_stop(self, service: int) -> None:
+        """It hears only once it has started, and not while it stops."""
+        status = advapi.SERVICE_STATUS()
+        with contextlib.suppress(OSError):
+            self._api.call(
+                "ControlService", service, advapi.SERVICE_CONTROL_STOP, ctypes.byref(status)
+            )
+
     def _start(self, *, fresh: bool) -> None:
         with self._service() as service:
             if service is None:
@@ -120,11 +121,13 @@ class WindowsService(ServiceDriver):
             try:
                 self._api.call("StartServiceW", service, 0, None)
             except OSError as error:
+                if error.winerror == advapi.ERROR_SERVICE_REQUEST_TIMEOUT:  # type: ignore[attr-defined]
+                    raise _not_up() from None
                 if error.winerror != advapi.ERROR_SERVICE_ALREADY_RUNNING:  # type: ignore[attr-defined]
                     raise _usage(error) from None
             states = (advapi.SERVICE_RUNNING, advapi.SERVICE_STOPPED)
             if self._await(service, states) != advapi.SERVICE_RUNNING:
-                raise UsageError(f"the service did not come up: {_last_words()}")
+                raise _not_up()
 
     def _describe(self, service: int, unit: ServiceUnit) -> None:
         """The line for people; restart with back-off after a crash and after an exit code.
@@ -229,12 +232,19 @@ class WindowsService(ServiceDriver):
                 )
             time.sleep(0.1)
 
-    def _await(self, service: int, states: tuple[int, ...]) -> int:
+    def _await(
+        self,
+        service: int,
+        states: tuple[int, ...],
+        *,
+        meanwhile: Callable[[int], None] = lambda service: None,
+    ) -> int:
         """Wait until it is in one of *states*; return which. Raises UsageError."""
         ends = time.monotonic() + PATIENCE_S
         while (state := int(self._query(service).dwCurrentState)) not in states:
             if time.monotonic() > ends:
                 raise UsageError(f'the service "{NAME}" neither starts nor stops: restart Windows')
+            meanwhile(service)
             time.sleep(0.1)
         return state
 
@@ -257,11 +267,13 @@ def _write_environment(unit: ServiceUnit) -> None:
             winreg.SetValueEx(key, "Environment", 0, winreg.REG_MULTI_SZ, pairs)
 
 
-def _last_words() -> str:
+def _not_up() -> UsageError:
+    words = ""
     with contextlib.suppress(OSError):
-        if words := Path(LAST_WORDS).read_text(encoding="utf-8").strip():
-            return words
-    return f"see {LAST_WORDS.with_suffix('.log')}"
+        words = LAST_WORDS.read_text(encoding="utf-8").strip()
+    return UsageError(
+        f"the service did not come up: {words or 'see ' + str(LAST_WORDS.with_suffix('.log'))}"
+    )
 
 
 def _usage(error: OSError) -> UsageError:

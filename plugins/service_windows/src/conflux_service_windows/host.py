@@ -5,6 +5,10 @@
 The node tells how it goes by lines on its standard output (VEILNET_NOTIFY=stdio): READY=1 makes the
 service "running"; it stops when its standard input ends, so it cannot outlive the host. What it
 logs goes to conflux.log; its last STATUS stays in conflux.status for whoever started the service.
+
+The manager gives a process 30 s to answer, from its start (ServicesPipeTimeout). So nothing of the
+product is imported here: what takes long is done by the child, while the service is "start pending"
+with a check point for each line of the child.
 """
 
 from __future__ import annotations
@@ -21,7 +25,18 @@ from conflux_service_windows import advapi
 from conflux_service_windows.advapi import Advapi
 
 NAME = "VeilNet Conflux"
-FOLDER = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "VeilNet Conflux"
+
+
+def _program_data() -> Path:
+    r"""C:\ProgramData, as Windows says: variables of a terminal and of a service may differ."""
+    name = ctypes.create_unicode_buffer(_MAX_PATH)
+    if sys.platform == "win32":
+        ctypes.WinDLL("shell32").SHGetFolderPathW(None, _CSIDL_COMMON_APPDATA, None, 0, name)
+    return Path(name.value or r"C:\ProgramData")
+
+
+_CSIDL_COMMON_APPDATA, _MAX_PATH = 0x23, 260
+FOLDER = _program_data() / "VeilNet Conflux"
 LOG = FOLDER / "conflux.log"
 LAST_WORDS = FOLDER / "conflux.status"
 MAX_LOG_BYTES = 10_000_000
@@ -38,6 +53,7 @@ class Host:
         self._command = command
         self._status = advapi.SERVICE_STATUS(dwServiceType=advapi.SERVICE_WIN32_OWN_PROCESS)
         self._handle = 0
+        self._telling = threading.Lock()
         self._stop = threading.Event()
         # Kept here: the system calls them for as long as this process lives.
         self._main_c = _MAIN(self._main)
@@ -91,6 +107,7 @@ class Host:
                 self._tell(advapi.SERVICE_RUNNING, accepts=accepts)
             elif words.startswith("STATUS="):
                 _leave(words.removeprefix("STATUS="))
+                self._tell_of_progress()
 
     def _end(self, node: subprocess.Popen[bytes]) -> None:
         self._stop.wait()
@@ -110,13 +127,21 @@ class Host:
         return advapi.NO_ERROR
 
     def _tell(self, state: int, *, accepts: int = 0, code: int = 0, hint_ms: int = 0) -> None:
-        status = self._status
-        status.dwCurrentState = state
-        status.dwControlsAccepted = accepts
-        status.dwWin32ExitCode = advapi.ERROR_SERVICE_SPECIFIC_ERROR if code else advapi.NO_ERROR
-        status.dwServiceSpecificExitCode = code
-        status.dwWaitHint = hint_ms
-        self._api.call("SetServiceStatus", self._handle, ctypes.byref(status))
+        with self._telling:
+            status = self._status
+            goes_on = state == status.dwCurrentState and hint_ms
+            status.dwCheckPoint = status.dwCheckPoint + 1 if goes_on else int(bool(hint_ms))
+            status.dwCurrentState = state
+            status.dwControlsAccepted = accepts
+            failed = advapi.ERROR_SERVICE_SPECIFIC_ERROR if code else advapi.NO_ERROR
+            status.dwWin32ExitCode = failed
+            status.dwServiceSpecificExitCode = code
+            status.dwWaitHint = hint_ms
+            self._api.call("SetServiceStatus", self._handle, ctypes.byref(status))
+
+    def _tell_of_progress(self) -> None:
+        if self._status.dwCurrentState == advapi.SERVICE_START_PENDING:
+            self._tell(advapi.SERVICE_START_PENDING, hint_ms=START_HINT_MS)
 
 
 def _leave(words: str) -> None:

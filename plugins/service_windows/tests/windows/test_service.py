@@ -59,7 +59,7 @@ def test_service_is_of_the_system_and_starts_at_boot(driver):
 
 def test_error_says_where_to_look(driver):
     driver.install(TestConformance().make_failing_unit())
-    with pytest.raises(UsageError, match="the service did not come up: "):
+    with pytest.raises(UsageError, match="the service did not come up: the token is wrong"):
         driver.start()
     assert driver.state() is ServiceState.FAILED
     driver.remove()
