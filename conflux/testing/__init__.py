@@ -12,7 +12,9 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{kind}"
-        for kind in ("auth", "control", "crypto", "plugin", "router", "service", "tether", "tun")
+        for kind in (
+            "auth", "control", "crypto", "killed", "plugin", "router", "service", "tether", "tun",
+        )
     )
 )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 from conflux.api import ServiceState, ServiceUnit, UsageError
 from conflux.registry import Registry
 from conflux.testing import ServiceConformance
+from conflux.testing.killed import KILL, KilledServiceConformance, as_argument
 from conflux_service_launchd.driver import LABEL, LaunchdService, plist
 
+KILLED_VERBS = Path(__file__).with_name("killed_verbs.py")
 FAKE = Path(__file__).with_name("fake_launchctl.py")
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 pytestmark = [
@@ -52,6 +56,44 @@ class TestConformance(ServiceConformance):
 
     def make_failing_unit(self):
         return ServiceUnit(command=["/bin/false"], description="It fails")
+
+
+class TestKilled(KilledServiceConformance):
+    @pytest.fixture(autouse=True)
+    def _home(self, home):
+        self.home = home
+
+    def make_driver(self):
+        return driver_of(self.home)
+
+    def make_unit(self):
+        return ServiceUnit(command=SLEEPS, description="It comes up")
+
+    def killed(self, step, *verbs):
+        log = self.home / "steps"
+        done = subprocess.run(
+            [sys.executable, KILLED_VERBS, str(step), log, self.home,
+             as_argument(self.make_unit()), *verbs],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        steps = log.read_text().splitlines()
+        assert done.returncode == (-KILL if step and step == len(steps) else 0), done.stderr
+        return steps
+
+    def installed(self):
+        path = self.home / "LaunchDaemons" / f"{LABEL}.plist"
+        return path.read_bytes() if path.exists() else None
+
+    def traces(self):
+        paths = [*(self.home / "LaunchDaemons").iterdir(), self.home / "log"]
+        return {path.name for path in paths if path.exists()}
+
+    def runs(self):
+        loaded = self.home / "loaded"
+        if not loaded.exists():
+            return False
+        stat = Path(f"/proc/{json.loads(loaded.read_text())[0]}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_plugin_is_found_and_is_for_macos_only():
@@ -99,3 +141,19 @@ def test_error_names_the_last_line_of_the_log(home):
         driver.start()
     driver.remove()
     assert not (home / "log").exists()
+
+
+def test_log_that_a_killed_removal_left_is_removed(home):
+    (home / "log").write_text("came up\n")
+    driver_of(home).remove()
+    assert not (home / "log").exists()
+
+
+def test_what_launchd_runs_without_a_file_is_no_absent_service(home):
+    driver = driver_of(home)
+    driver.install(ServiceUnit(command=SLEEPS, description="d"))
+    driver.start()
+    (home / "LaunchDaemons" / f"{LABEL}.plist").unlink()
+    assert driver.state() is ServiceState.RUNNING
+    driver.remove()
+    assert driver.state() is ServiceState.ABSENT

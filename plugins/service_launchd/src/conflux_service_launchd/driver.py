@@ -67,6 +67,7 @@ class LaunchdService(ServiceDriver):
         former = self._path.read_bytes() if self._path.exists() else None
         self.stop()
         try:
+            self._unlink(self._torn())
             self._write(plist(unit, self._log))
             self._ask("enable", TARGET)
         except BaseException:
@@ -94,23 +95,28 @@ class LaunchdService(ServiceDriver):
         self.start()
 
     def state(self) -> ServiceState:
-        if not self._path.exists():
-            return ServiceState.ABSENT
         shown = self._shown()
         if shown is None:
-            return ServiceState.STOPPED
+            return ServiceState.STOPPED if self._path.exists() else ServiceState.ABSENT
         if shown.get("state") == "running":
             return ServiceState.RUNNING
         ended = shown.get("last exit code", "")
         return ServiceState.STOPPED if ended in ("", "0", "(never exited)") else ServiceState.FAILED
 
     def remove(self) -> None:
-        torn = list(self._path.parent.glob(f".{LABEL}.*"))
-        if self._shown() is None and not self._path.exists() and not torn:
+        traces = [path for path in (self._path, self._log, *self._torn()) if path.exists()]
+        if self._shown() is None and not traces:
             return
         self.check()
         self._unload()
-        for path in (self._path, self._log, *torn):
+        self._unlink(traces)
+
+    def _torn(self) -> list[Path]:
+        """What a killed `_write` left."""
+        return list(self._path.parent.glob(f".{LABEL}.*"))
+
+    def _unlink(self, paths: list[Path]) -> None:
+        for path in paths:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
