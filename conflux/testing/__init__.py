@@ -13,7 +13,15 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{kind}"
         for kind in (
-            "auth", "control", "crypto", "killed", "plugin", "router", "service", "tether", "tun",
+            "auth",
+            "control",
+            "crypto",
+            "killed",
+            "plugin",
+            "router",
+            "service",
+            "tether",
+            "tun",
         )
     )
 )

@@ -1,4 +1,4 @@
-"""Verbs of a service driver that are killed before each of their steps: what is left, what mends it.
+"""Verbs of a service driver, killed before each of their steps: what is left and what mends it.
 
 Not for drivers that keep a service in memory: its files and its manager outlive the process here.
 """
@@ -7,66 +7,15 @@ from __future__ import annotations
 
 import abc
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from conflux.api import ServiceDriver, ServiceState, ServiceUnit, UsageError
 
-KILL = 9
-"""SIGKILL; on Windows os.kill makes TerminateProcess of it, with this exit code."""
-
-
-class Killer:
-    """Ends this process just before its step number *step*, from 1; 0 never comes.
-
-    A step is what others can see afterwards. *log* gets a line for each step that was reached.
-    """
-
-    def __init__(self, step: int, log: Path) -> None:
-        self._left = step
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def reached(self, what: str) -> None:
-        """The next thing that this process would do is *what*."""
-        os.write(self._log, f"{what}\n".encode())
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), KILL)
-
-    def watch(self, step: Callable[[str, tuple[object, ...]], str]) -> None:
-        """Take for steps what *step* names of what sys.addaudithook tells; "" is none."""
-
-        def hear(event: str, arguments: tuple[object, ...]) -> None:
-            if what := step(event, arguments):
-                self.reached(what)
-
-        sys.addaudithook(hear)
-
-
-def change_of_file(event: str, arguments: tuple[object, ...], folders: tuple[str, ...]) -> str:
-    """Name the change of a file below one of *folders* that an audit event tells of, or ""."""
-    if event not in ("open", "os.rename", "os.remove"):
-        return ""
-    flags = arguments[2] if event == "open" else os.O_WRONLY
-    writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-    path = str(arguments[0])
-    return f"{event} {path}" if writes and path.startswith(folders) else ""
-
-
-def use(driver: ServiceDriver, unit: str, verbs: Sequence[str]) -> None:
-    """Call *verbs* of *driver*; `install` takes the unit that `as_argument` made a word of."""
-    for verb in verbs:
-        if verb == "install":
-            driver.install(ServiceUnit(**json.loads(unit)))
-        else:
-            getattr(driver, verb)()
-
 
 def as_argument(unit: ServiceUnit) -> str:
+    """*unit* as a word for a process of its own: ServiceUnit(**json.loads(word))."""
     return json.dumps(
         {
             "command": list(unit.command),
@@ -88,8 +37,9 @@ class KilledServiceConformance(abc.ABC):
 
     @abc.abstractmethod
     def killed(self, step: int, *verbs: str) -> list[str]:
-        """`use` the driver in a process of its own that a Killer watches; return its log's lines.
+        """Call *verbs* in a process of its own that a conflux.killer.Killer watches.
 
+        Return the lines of its log.
         `install` gets `make_unit()`. Check that a process that was not killed ended well.
         """
 

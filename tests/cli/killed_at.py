@@ -9,50 +9,33 @@ that was reached, so that STEP 0, which never comes, lists them all.
 from __future__ import annotations
 
 import os
-import signal
 import sys
+from functools import partial
+from pathlib import Path
 
-WRITES = os.O_WRONLY | os.O_RDWR
-FILES = {"open", "os.rename", "os.remove"}
+from conflux.killer import Killer, change_of_file
+
 PROGRAMS = {sys.executable, "systemctl"}
 ASKS = {"show", "--version"}
 """Words of systemctl that change nothing."""
 
 
-class Killer:
-    """An audit hook, see sys.addaudithook: it hears of a step before it is done."""
-
-    def __init__(self, step: int, file: int, folders: str) -> None:
-        self._left = step
-        self._file = file
-        self._folders = tuple(folders.split(":"))
-
-    def __call__(self, event: str, args: tuple[object, ...]) -> None:
-        if not (what := self._step(event, args)):
-            return
-        os.write(self._file, f"{event} {what}\n".encode())
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _step(self, event: str, args: tuple[object, ...]) -> str:
-        """What it is about; empty if nobody will see it."""
-        if event in FILES:
-            path = str(args[0])
-            reads = event == "open" and not (isinstance(args[2], int) and args[2] & WRITES)
-            own = os.path.dirname(path).endswith("/manager") and not path.endswith("/unit")
-            # What the stand-in keeps of a running service is not the command's, but a manager's.
-            return "" if reads or own or not path.startswith(self._folders) else path
-        if event == "subprocess.Popen" and args[0] in PROGRAMS:
-            words = [str(word) for word in args[1]] if isinstance(args[1], list) else []
-            return "" if ASKS & set(words) else " ".join(words)
-        return str(args[1]) if event == "socket.connect" else ""
+def seen(folders: tuple[str, ...], event: str, arguments: tuple[object, ...]) -> str:
+    """What the step is about; empty if nobody will see it."""
+    if event == "subprocess.Popen" and arguments[0] in PROGRAMS:
+        words = [str(word) for word in arguments[1]] if isinstance(arguments[1], list) else []
+        return "" if ASKS & set(words) else f"{event} {' '.join(words)}"
+    if event == "socket.connect":
+        return f"{event} {arguments[1]}"
+    change = change_of_file(event, arguments, folders)
+    # What the stand-in keeps of a running service is not the command's, but a manager's.
+    own = os.path.dirname(change).endswith("/manager") and not change.endswith("/unit")
+    return "" if own else change
 
 
 if __name__ == "__main__":
     from conflux.cli import main
 
-    step, log, folders = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    sys.addaudithook(Killer(step, file, folders))
+    step, log, folders = int(sys.argv[1]), Path(sys.argv[2]), tuple(sys.argv[3].split(":"))
+    Killer(step, log).watch(partial(seen, folders))
     main(sys.argv[4:], prog_name="veilnet-conflux")

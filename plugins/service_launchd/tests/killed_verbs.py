@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from conflux.testing.killed import Killer, change_of_file, use
+from conflux.api import ServiceUnit
+from conflux.killer import Killer, change_of_file
 from conflux_service_launchd.driver import LaunchdService
 
 step, log, home, unit, *verbs = sys.argv[1:]
@@ -24,4 +26,7 @@ driver = LaunchdService(
     {}, folder=folder, log=service_log, launchctl=str(Path(home, "launchctl")), steady_s=0.1
 )
 Killer(int(step), Path(log)).watch(seen)
-use(driver, unit, verbs)
+for verb in verbs:
+    driver.install(ServiceUnit(**json.loads(unit))) if verb == "install" else getattr(
+        driver, verb
+    )()

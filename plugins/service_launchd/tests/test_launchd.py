@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from conflux.api import ServiceState, ServiceUnit, UsageError
+from conflux.killer import KILL
 from conflux.registry import Registry
 from conflux.testing import ServiceConformance
-from conflux.testing.killed import KILL, KilledServiceConformance, as_argument
+from conflux.testing.killed import KilledServiceConformance, as_argument
 from conflux_service_launchd.driver import LABEL, LaunchdService, plist
 
 KILLED_VERBS = Path(__file__).with_name("killed_verbs.py")

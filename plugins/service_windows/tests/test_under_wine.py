@@ -13,8 +13,12 @@ ROOT = HERE.parents[2]
 WINDOWS = ROOT / "tools/windows"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="windows/ runs by itself there")
-def test_driver_passes_its_tests_on_windows() -> None:
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="windows/ runs by itself there")
+
+
+@pytest.fixture(scope="module")
+def python() -> None:
+    """What a service can be under Wine, see service_python.c."""
     if not WINDOWS.exists() or not (ROOT / ".venv/windows/.ready").exists():
         pytest.skip("needs Windows' Python under Wine: `tools/windows make`")
     subprocess.run(
@@ -22,12 +26,24 @@ def test_driver_passes_its_tests_on_windows() -> None:
          ROOT / ".venv/windows/python/service_python.exe", HERE / "service_python.c"],
         check=True,
     )  # fmt: skip
+
+
+def passes(marks: str, timeout_s: float) -> None:
     run = subprocess.run(
-        [WINDOWS, "booted", "-m", "pytest", "-q", f"Z:{HERE}/windows"],
+        [WINDOWS, "booted", "-m", "pytest", "-q", "-m", marks, f"Z:{HERE}/windows"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=timeout_s,
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     assert "skipped" not in run.stdout
+
+
+def test_driver_passes_its_tests_on_windows(python) -> None:
+    passes("not thorough", 500)
+
+
+@pytest.mark.thorough
+def test_driver_that_is_killed_at_any_step_is_mended_on_windows(python) -> None:
+    passes("thorough", 1500)

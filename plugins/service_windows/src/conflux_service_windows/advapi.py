@@ -7,8 +7,9 @@ from ctypes import c_int, c_uint32, c_void_p, c_wchar_p
 from typing import Any
 
 SC_MANAGER_CONNECT, SC_MANAGER_CREATE_SERVICE = 0x1, 0x2
-SERVICE_ALL_ACCESS, SERVICE_QUERY_STATUS = 0xF01FF, 0x4
-SERVICE_WIN32_OWN_PROCESS, SERVICE_AUTO_START, SERVICE_ERROR_NORMAL = 0x10, 2, 1
+SERVICE_ALL_ACCESS, SERVICE_QUERY_CONFIG, SERVICE_QUERY_STATUS = 0xF01FF, 0x1, 0x4
+SERVICE_WIN32_OWN_PROCESS, SERVICE_ERROR_NORMAL = 0x10, 1
+SERVICE_AUTO_START, SERVICE_DISABLED, SERVICE_NO_CHANGE = 2, 4, 0xFFFFFFFF
 SERVICE_CONFIG_DESCRIPTION, SERVICE_CONFIG_FAILURE_ACTIONS = 1, 2
 SERVICE_CONFIG_FAILURE_ACTIONS_FLAG = 4
 SC_STATUS_PROCESS_INFO = 0
@@ -47,6 +48,26 @@ class SERVICE_STATUS_PROCESS(ctypes.Structure):  # noqa: N801
         ("dwProcessId", c_uint32),
         ("dwServiceFlags", c_uint32),
     )
+
+
+class QUERY_SERVICE_CONFIGW(ctypes.Structure):  # noqa: N801
+    """Its strings lie behind it."""
+
+    _fields_ = (
+        ("dwServiceType", c_uint32),
+        ("dwStartType", c_uint32),
+        ("dwErrorControl", c_uint32),
+        ("lpBinaryPathName", c_wchar_p),
+        ("lpLoadOrderGroup", c_wchar_p),
+        ("dwTagId", c_uint32),
+        ("lpDependencies", c_wchar_p),
+        ("lpServiceStartName", c_wchar_p),
+        ("lpDisplayName", c_wchar_p),
+    )
+
+
+MAX_CONFIG_BYTES = 8192
+"""What QueryServiceConfigW needs at most."""
 
 
 class SC_ACTION(ctypes.Structure):  # noqa: N801
@@ -90,6 +111,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "OpenServiceW": (c_void_p, c_void_p, c_wchar_p, c_uint32),
     "StartServiceW": (c_int, c_void_p, c_uint32, c_void_p),
     "ControlService": (c_int, c_void_p, c_uint32, c_void_p),
+    "QueryServiceConfigW": (c_int, c_void_p, c_void_p, c_uint32, c_void_p),
     "QueryServiceStatusEx": (c_int, c_void_p, c_int, c_void_p, c_uint32, c_void_p),
     "DeleteService": (c_int, c_void_p),
     "CloseServiceHandle": (c_int, c_void_p),

@@ -23,7 +23,7 @@ from conflux.api import (
 )
 from conflux_service_windows import advapi
 from conflux_service_windows.advapi import Advapi
-from conflux_service_windows.host import LAST_WORDS
+from conflux_service_windows.host import FOLDER, FORMER_LOG, LAST_WORDS, LOG
 
 if sys.platform == "win32":
     import winreg
@@ -52,17 +52,17 @@ class WindowsService(ServiceDriver):
             pass
 
     def install(self, unit: ServiceUnit) -> None:
+        """Disabled until it is whole: so much as that counts as absent."""
         self.stop()
         command = subprocess.list2cmdline([*host_of(unit.command), *unit.command])
-        existed = self.state() is not ServiceState.ABSENT
         with self._manager(advapi.SC_MANAGER_CREATE_SERVICE) as manager:
             try:
                 with self._created(manager, command) as service:
                     self._describe(service, unit)
-                _write_environment(unit)
+                    _write_environment(unit)
+                    self._configure(service, advapi.SERVICE_AUTO_START)
             except BaseException:
-                if not existed:
-                    self.remove()
+                self.remove()
                 raise
 
     def start(self) -> None:
@@ -78,12 +78,15 @@ class WindowsService(ServiceDriver):
                 self._await(service, (advapi.SERVICE_STOPPED,), meanwhile=self._tell_to_stop)
 
     def state(self) -> ServiceState:
-        with self._service(advapi.SERVICE_QUERY_STATUS) as service:
+        access = advapi.SERVICE_QUERY_STATUS | advapi.SERVICE_QUERY_CONFIG
+        with self._service(access) as service:
             if service is None:
                 return ServiceState.ABSENT
-            status = self._query(service)
+            status, is_whole = self._query(service), self._is_whole(service)
         if status.dwCurrentState != advapi.SERVICE_STOPPED:
             return ServiceState.RUNNING
+        if not is_whole:
+            return ServiceState.ABSENT
         # A host that was killed, or was not up in time, has a code that is none of ours.
         well = status.dwWin32ExitCode in (advapi.NO_ERROR, advapi.ERROR_SERVICE_NEVER_STARTED)
         return ServiceState.STOPPED if well else ServiceState.FAILED
@@ -91,15 +94,14 @@ class WindowsService(ServiceDriver):
     def remove(self) -> None:
         self.stop()
         with self._service() as service:
-            if service is None:
-                return
-            try:
-                self._api.call("DeleteService", service)
-            except OSError as error:
-                if error.winerror != advapi.ERROR_SERVICE_MARKED_FOR_DELETE:  # type: ignore[attr-defined]
-                    raise _usage(error) from None
+            if service is not None:
+                try:
+                    self._api.call("DeleteService", service)
+                except OSError as error:
+                    if error.winerror != advapi.ERROR_SERVICE_MARKED_FOR_DELETE:  # type: ignore[attr-defined]
+                        raise _usage(error) from None
         self._await_absence()
-        LAST_WORDS.unlink(missing_ok=True)
+        _remove_folder()
 
     def _tell_to_stop(self, service: int) -> None:
         """It hears only once it has started, and not while it stops."""
@@ -111,12 +113,15 @@ class WindowsService(ServiceDriver):
 
     def _start(self, *, fresh: bool) -> None:
         with self._service() as service:
-            if service is None:
+            if service is None or not self._is_whole(service):
                 raise UsageError(
                     "the service is not installed: run `veilnet-conflux register` or `up` first"
                 )
-            if not fresh and self._query(service).dwCurrentState == advapi.SERVICE_RUNNING:
+            state = self._query(service).dwCurrentState
+            if not fresh and state == advapi.SERVICE_RUNNING:
                 return
+            if state == advapi.SERVICE_STOP_PENDING:
+                self._await(service, (advapi.SERVICE_STOPPED,))
             LAST_WORDS.unlink(missing_ok=True)
             try:
                 self._api.call("StartServiceW", service, 0, None)
@@ -156,30 +161,31 @@ class WindowsService(ServiceDriver):
 
     @contextlib.contextmanager
     def _created(self, manager: int, command: str) -> Iterator[int]:
-        """The service with this command line, whether it is new or was there."""
-        what = (
-            advapi.SERVICE_WIN32_OWN_PROCESS,
-            advapi.SERVICE_AUTO_START,
-            advapi.SERVICE_ERROR_NORMAL,
-            command,
-            *(None, None, None, None, None),
-        )
+        """The service with this command line, disabled, whether it is new or was there."""
         with self._service() as there:
             if there is not None:
-                try:
-                    self._api.call("ChangeServiceConfigW", there, *what, NAME)
-                except OSError as error:
-                    raise _usage(error) from None
+                self._configure(there, advapi.SERVICE_DISABLED, command)
                 yield there
                 return
         try:
             handle = self._api.call(
-                "CreateServiceW", manager, NAME, NAME, advapi.SERVICE_ALL_ACCESS, *what
-            )
+                "CreateServiceW", manager, NAME, NAME, advapi.SERVICE_ALL_ACCESS,
+                advapi.SERVICE_WIN32_OWN_PROCESS, advapi.SERVICE_DISABLED,
+                advapi.SERVICE_ERROR_NORMAL, command, None, None, None, None, None,
+            )  # fmt: skip
         except OSError as error:
             raise _usage(error) from None
         with self._closing(handle):
             yield handle
+
+    def _configure(self, service: int, start_type: int, command: str | None = None) -> None:
+        try:
+            self._api.call(
+                "ChangeServiceConfigW", service, advapi.SERVICE_NO_CHANGE, start_type,
+                advapi.SERVICE_NO_CHANGE, command, None, None, None, None, None, None,
+            )  # fmt: skip
+        except OSError as error:
+            raise _usage(error) from None
 
     @contextlib.contextmanager
     def _manager(self, access: int = advapi.SC_MANAGER_CONNECT) -> Iterator[int]:
@@ -213,6 +219,13 @@ class WindowsService(ServiceDriver):
         finally:
             self._api.call("CloseServiceHandle", handle)
 
+    def _is_whole(self, service: int) -> bool:
+        there = ctypes.create_string_buffer(advapi.MAX_CONFIG_BYTES)
+        needed = ctypes.c_uint32()
+        self._api.call("QueryServiceConfigW", service, there, len(there), ctypes.byref(needed))
+        config = advapi.QUERY_SERVICE_CONFIGW.from_buffer(there)
+        return int(config.dwStartType) != advapi.SERVICE_DISABLED
+
     def _query(self, service: int) -> Any:
         status, needed = advapi.SERVICE_STATUS_PROCESS(), ctypes.c_uint32()
         self._api.call(
@@ -224,13 +237,17 @@ class WindowsService(ServiceDriver):
     def _await_absence(self) -> None:
         """Windows deletes a service when its process has ended and nobody has it open any more."""
         ends = time.monotonic() + PATIENCE_S
-        while self.state() is not ServiceState.ABSENT:
+        while self._exists():
             if time.monotonic() > ends:
                 raise UsageError(
                     f'the service "{NAME}" is marked for deletion, but another program has it '
                     "open: close the Services window, or restart Windows"
                 )
             time.sleep(0.1)
+
+    def _exists(self) -> bool:
+        with self._service(advapi.SERVICE_QUERY_STATUS) as service:
+            return service is not None
 
     def _await(
         self,
@@ -267,13 +284,22 @@ def _write_environment(unit: ServiceUnit) -> None:
             winreg.SetValueEx(key, "Environment", 0, winreg.REG_MULTI_SZ, pairs)
 
 
+def _remove_folder() -> None:
+    """The log and the last words; whatever else lies there is not ours."""
+    try:
+        for path in (LAST_WORDS, LOG, FORMER_LOG):
+            path.unlink(missing_ok=True)
+        if FOLDER.exists() and not any(FOLDER.iterdir()):
+            FOLDER.rmdir()
+    except OSError as error:
+        raise UsageError(f"{FOLDER} cannot be emptied: {error.strerror}") from None
+
+
 def _not_up() -> UsageError:
     words = ""
     with contextlib.suppress(OSError):
         words = LAST_WORDS.read_text(encoding="utf-8").strip()
-    return UsageError(
-        f"the service did not come up: {words or 'see ' + str(LAST_WORDS.with_suffix('.log'))}"
-    )
+    return UsageError(f"the service did not come up: {words or f'see {LOG}'}")
 
 
 def _usage(error: OSError) -> UsageError:

@@ -38,6 +38,7 @@ def _program_data() -> Path:
 _CSIDL_COMMON_APPDATA, _MAX_PATH = 0x23, 260
 FOLDER = _program_data() / "VeilNet Conflux"
 LOG = FOLDER / "conflux.log"
+FORMER_LOG = FOLDER / "conflux.log.1"
 LAST_WORDS = FOLDER / "conflux.status"
 MAX_LOG_BYTES = 10_000_000
 """A longer log is put aside once, at a start."""
@@ -81,7 +82,7 @@ class Host:
         """Start the node, hear it, end it when told to; return its exit code."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         if LOG.exists() and LOG.stat().st_size > MAX_LOG_BYTES:
-            LOG.replace(LOG.with_suffix(".log.1"))
+            LOG.replace(FORMER_LOG)
         with (
             LOG.open("ab") as log,
             subprocess.Popen(  # noqa: S603 (what the service was installed with)
