@@ -32,6 +32,7 @@ def oqs() -> OqsCrypto:
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, which is the only place where liboqs may be looked for."""
     monkeypatch.setenv(library.INSTALL_PATH, str(tmp_path))
+    monkeypatch.setattr(library, "_SONAMES", ())
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     return tmp_path
 
@@ -51,16 +52,15 @@ def test_no_library_is_unavailable_and_says_how_to_get_one(nowhere: Path) -> Non
         library.locate()
 
 
-def test_without_the_library_nothing_is_downloaded(tmp_path: Path) -> None:
-    """In a process of its own, with a `git` and a `cmake` that leave a trace if they are run."""
-    programs, trace = tmp_path / "bin", tmp_path / "trace"
-    programs.mkdir()
-    for name in ("git", "cmake"):
-        (programs / name).write_text(f"#!/bin/sh\necho {name} >>{trace}\nexit 1\n")
-        (programs / name).chmod(0o755)
+def test_without_the_library_nothing_is_downloaded_and_no_program_is_started(
+    tmp_path: Path,
+) -> None:
+    """In a process of its own: neither `git` nor `cmake`, nor those of `find_library`."""
     code = """
-import ctypes.util, sys
-ctypes.util.find_library = lambda name: None
+import os, sys
+sys.addaudithook(lambda event, args: os._exit(9) if event == "subprocess.Popen" else None)
+from conflux_crypto_oqs import library
+library._SONAMES = ("liboqs-that-is-not-there.so",)
 from conflux.api import Unavailable
 from conflux_crypto_oqs.driver import OqsCrypto
 try:
@@ -69,12 +69,11 @@ except Unavailable:
     sys.exit(7 if "oqs" in sys.modules else 0)
 sys.exit(8)
 """
-    environment = {"PATH": str(programs), "HOME": str(tmp_path), library.INSTALL_PATH: "/nowhere"}
+    environment = {**os.environ, "HOME": str(tmp_path), library.INSTALL_PATH: "/nowhere"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert not trace.exists()
 
 
 def test_file_that_is_no_library_is_unavailable(nowhere: Path) -> None:
@@ -96,16 +95,25 @@ def test_found_library_is_the_one_in_the_named_folder(oqs: OqsCrypto, nowhere: P
     found = Path(_loaded_file("liboqs"))
     (nowhere / "lib").mkdir()
     (nowhere / "lib" / "liboqs.so").symlink_to(found)
-    assert library.locate() == library.Liboqs(str(nowhere / "lib" / "liboqs.so"), nowhere)
+    assert library.locate() == str(nowhere / "lib" / "liboqs.so")
 
 
-def test_import_prints_nothing_and_leaves_the_environment_as_it_was(oqs: OqsCrypto) -> None:
+def test_library_that_only_the_loader_knows_is_found_by_its_soname(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_SONAMES", ("libnone.so.1", Path(_loaded_file("libc")).name))
+    with pytest.raises(Unavailable, match=r"^libc\.so\.6: older than"):
+        library.locate()
+
+
+def test_import_prints_nothing_starts_nothing_and_leaves_all_as_it_was(oqs: OqsCrypto) -> None:
     code = """
-import os
-before = dict(os.environ)
+import ctypes.util, os, sys
+sys.addaudithook(lambda event, args: os._exit(9) if event == "subprocess.Popen" else None)
+search, before = ctypes.util.find_library, dict(os.environ)
 from conflux_crypto_oqs.driver import OqsCrypto
 OqsCrypto({})
-assert dict(os.environ) == before
+assert (ctypes.util.find_library, dict(os.environ)) == (search, before)
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, check=False, timeout=60

@@ -2,8 +2,11 @@
 
 Importing liboqs-python without the library starts `git clone` and a build, and ends the process
 with SystemExit if that fails; on the way it prints to standard output. So the library is looked
-for, loaded and questioned here first, in places where liboqs-python looks too: what loads here
-loads there, and the import never gets as far as a download.
+for, loaded and questioned here first, and liboqs-python is told its name when it asks for one: what
+loads here loads there, and the import never gets as far as a download.
+
+No other program is started to find it: `ctypes.util.find_library`, which both would use, may run
+ldconfig, gcc and ld, and a node runs as root.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -35,26 +37,23 @@ _ADVICE = f"install liboqs 0.16 or newer, or name its folder in {INSTALL_PATH}"
 _CASES = Path(__file__).with_name("self_test.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Liboqs:
-    """A library that can serve: its path or soname; the folder it was installed to, if known."""
-
-    name: str
-    prefix: Path | None
+_SONAMES = ("liboqs.so", *(f"liboqs.so.{number}" for number in range(8, 24)))
+"""What the loader may know, from liboqs 0.14 on: it searches itself, and quickly."""
 
 
-def locate() -> Liboqs:
-    """Return a liboqs with both algorithms. Raises Unavailable, saying what was wrong where.
+def locate() -> str:
+    """Return the path or soname of a liboqs with both algorithms.
 
+    Raises Unavailable, saying what was wrong where.
     Looks in OQS_INSTALL_PATH, else in the Python environment's own folder `liboqs` (where
     tools/build-liboqs puts it) and in `~/_oqs`, then where the system keeps libraries.
     """
     reasons = []
     for candidate in _candidates():
-        reason = _load_fault(candidate.name)
+        reason = _load_fault(candidate)
         if reason is None:
             return candidate
-        reasons.append(f"{candidate.name}: {reason}")
+        reasons.append(f"{candidate}: {reason}")
     raise Unavailable(f"{'; '.join(reasons) or 'liboqs was not found'}: {_ADVICE}")
 
 
@@ -63,14 +62,14 @@ def import_oqs() -> ModuleType:
     liboqs = locate()
     # Its logger gets a handler on standard output, which belongs to `--json` here.
     logging.getLogger("oqs.oqs").disabled = True
-    with _install_path(liboqs.prefix), warnings.catch_warnings():
+    with _found(liboqs), warnings.catch_warnings():
         # It warns of any other version than its own; the driver checks what matters.
         warnings.simplefilter("ignore", UserWarning)
         try:
             import oqs
         except (ImportError, AttributeError, RuntimeError, SystemExit) as error:
             raise Unavailable(
-                f"liboqs-python does not run with {liboqs.name} ({error}): {_ADVICE}"
+                f"liboqs-python does not run with {liboqs} ({error}): {_ADVICE}"
             ) from error
     module: ModuleType = oqs
     return module
@@ -93,14 +92,24 @@ def fault(library: ctypes.CDLL) -> str | None:
     return _verify_fault(library)
 
 
-def _candidates() -> Iterator[Liboqs]:
+def _candidates() -> Iterator[str]:
     for prefix in _prefixes():
         for path in _files(prefix):
             if path.exists():
-                yield Liboqs(str(path), prefix)
-    # Last, since it may start a compiler to find out; a generator asks only if it must.
-    if soname := ctypes.util.find_library("oqs"):
-        yield Liboqs(soname, None)
+                yield str(path)
+    if sys.platform == "linux":
+        yield from filter(_is_known, _SONAMES)
+    elif name := ctypes.util.find_library("oqs"):  # it starts nothing there
+        yield name
+
+
+def _is_known(soname: str) -> bool:
+    """Tell whether the loader finds it. An unfit one stays loaded: that is harmless."""
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return False
+    return True
 
 
 def _prefixes() -> list[Path]:
@@ -121,7 +130,7 @@ def _is_foreign(prefix: Path) -> bool:
 
 
 def _files(prefix: Path) -> list[Path]:
-    """The very files that liboqs-python tries below OQS_INSTALL_PATH."""
+    """Where liboqs lies below the folder that it was installed to."""
     if sys.platform == "win32":
         return [prefix / "bin" / "oqs.dll", prefix / "bin" / "liboqs.dll"]
     name = "liboqs.dylib" if sys.platform == "darwin" else "liboqs.so"
@@ -157,15 +166,12 @@ def _verify_fault(library: ctypes.CDLL) -> str | None:
 
 
 @contextmanager
-def _install_path(prefix: Path | None) -> Iterator[None]:
-    """Tell liboqs-python where to look for as long as it is being imported."""
-    former = os.environ.get(INSTALL_PATH)
-    if prefix is not None:
-        os.environ[INSTALL_PATH] = str(prefix)
+def _found(liboqs: str) -> Iterator[None]:
+    """Let liboqs-python find *liboqs*, and nothing else, as long as it is being imported."""
+    former = ctypes.util.find_library
+    answers = {"oqs": liboqs, "liboqs": None}
+    ctypes.util.find_library = lambda name: answers[name] if name in answers else former(name)
     try:
         yield
     finally:
-        if former is None:
-            os.environ.pop(INSTALL_PATH, None)
-        else:
-            os.environ[INSTALL_PATH] = former
+        ctypes.util.find_library = former

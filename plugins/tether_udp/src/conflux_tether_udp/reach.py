@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
-import ifaddr
-
+from conflux_tether_udp.adapters import get_adapters
 from conflux_tether_udp.description import IpAddress, is_unicast
 
 MAX_HOST_CANDIDATES = 10
@@ -37,7 +36,7 @@ def host_addresses(reach: Reach) -> list[IpAddress]:
     last.
     """
     found: list[IpAddress] = []
-    for adapter in ifaddr.get_adapters():
+    for adapter in get_adapters():
         for ip in adapter.ips:
             # A scope means link-local IPv6; without it the address would mean nothing elsewhere.
             if isinstance(ip.ip, tuple) and ip.ip[2]:

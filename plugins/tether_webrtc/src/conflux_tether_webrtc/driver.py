@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+# First: aioice imports ifaddr, too.
+from conflux_tether_webrtc import adapters  # noqa: F401
+
+# isort: split
 from conflux.api import (
     IceServer,
     Settings,

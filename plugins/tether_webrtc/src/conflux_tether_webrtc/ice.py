@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, cast
 
-import ifaddr
 from aioice import Candidate, Connection, ConnectionClosed, TransportPolicy, stun
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, ConnectionEvent, StunProtocol, relayed_candidate
 
 from conflux_tether_webrtc import udp
+from conflux_tether_webrtc.adapters import get_adapters
 from conflux_tether_webrtc.description import (
     MAX_CANDIDATES,
     CandidateType,
@@ -387,7 +387,7 @@ def host_addresses(reach: Reach) -> list[IpAddress]:
     last.
     """
     found: list[IpAddress] = []
-    for adapter in ifaddr.get_adapters():
+    for adapter in get_adapters():
         for ip in adapter.ips:
             # A scope means link-local IPv6; without it the address would mean nothing elsewhere.
             if isinstance(ip.ip, tuple) and ip.ip[2]:
