@@ -56,6 +56,8 @@ from conflux.wire.credentials import Grant
 
 log = logging.getLogger("conflux.node")
 
+STARTING = "starting"
+
 RETRY_S = 0.5
 RETRY_MAX_S = 5.0
 REFUSED_RETRY_S = 60.0
@@ -85,7 +87,9 @@ class Node:
         self._launch = launch
         self._relaying = Relaying(**launch.config.relay)
         self._registry = registry
-        self._state = "starting"
+        self._state = STARTING
+        self._waiting = ""
+        """What whoever is waited for answered last, and what to do; empty unless one is."""
         self._stop = asyncio.Event()
         self._gone = asyncio.Event()
         self._renew_now = asyncio.Event()
@@ -136,6 +140,7 @@ class Node:
             hardening=self._launch.hardening,
             meter=self._meter,
             control=self._control,
+            waiting=self._waiting,
             renewal=self._renewal,
             left_out=drivers.tethers.left_out if drivers is not None else {},
         )
@@ -423,20 +428,31 @@ class Node:
     async def _patiently(self, state: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeat *attempt* while it raises Unreachable, for at most `patience_s`."""
         ends = time.monotonic() + self._launch.patience_s
-        said = ""
         for wait_s in _backoff():
             try:
-                return await attempt()
+                done = await attempt()
             except Unreachable as error:
                 if time.monotonic() + wait_s > ends:
                     raise
-                self._state = state
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("%s: %s", state, said)
-                    self._launch.manager.ready(f"{state}: {said}")
+                self._wait_for(state, str(error))
+            else:
+                self._wait_no_more()
+                return done
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable: the back-off has no end")
+
+    def _wait_for(self, state: str, reason: str) -> None:
+        self._state = state
+        if reason != self._waiting:
+            self._waiting = reason
+            log.warning("%s: %s", state, reason)
+            self._launch.manager.ready(f"{state}: {reason}")
+
+    def _wait_no_more(self) -> None:
+        """Who was waited for has answered: what comes next is no fault of theirs."""
+        if self._waiting:
+            self._state, self._waiting = STARTING, ""
+            self._launch.manager.status(STARTING)
 
 
 def _is_address(host: str) -> bool:

@@ -27,8 +27,9 @@ def problems(table: Mapping[str, Any]) -> list[Problem]:
 
 def _servers(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if table["state"].startswith("waiting for "):
-        who = table["state"].removeprefix("waiting for ")
-        yield f"{who} does not answer", "see `veilnet-conflux netcheck`"
+        what, colon, do = table["waiting"].rpartition(": ")
+        look = "see `veilnet-conflux netcheck`"
+        yield (what, f"{do}; {look}") if colon else (do, look)
     elif table["state"] == "running" and not table["master"]["connected"]:
         yield (
             "the Master is gone: new peers are found only over tethers that there are",

@@ -28,6 +28,8 @@ class Surroundings:
     hardening: Hardening
     meter: Meter = field(default_factory=Meter)
     control: ControlChannel | None = None
+    waiting: str = ""
+    """Why the node waits for Guardian or the Master; empty unless it does."""
     renewal: str = ""
     """Why the certificate could not be renewed; empty if it could, or is not due."""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +43,7 @@ def status(state: str, anchor: Anchor | None, around: Surroundings) -> dict[str,
         "address": "",
         "plane": "",
         "master": _master(anchor, around.control),
+        "waiting": around.waiting,
         "renewal": around.renewal,
         "packet_auth": around.packet_auth,
         "cipher_suite": SUITE_NAMES[SUITE_1],

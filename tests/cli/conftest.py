@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -137,8 +138,8 @@ async def furnish(session, keys, now):
 
 
 @contextlib.contextmanager
-def serving(data: Path, *options: str) -> Iterator[Guardian]:
-    tokens = in_database(data, furnish)
+def up(data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Guardian that answers; its process and address."""
     with (
         (data / "log").open("w") as log,
         subprocess.Popen(
@@ -150,11 +151,17 @@ def serving(data: Path, *options: str) -> Iterator[Guardian]:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert "Guardian listens on" in line, (data / "log").read_text()
-            url = line.split()[3].rstrip(",")
-            yield Guardian(process, data, url, tokens)
+            yield process, line.split()[3].rstrip(",")
         finally:
             process.terminate()
             process.wait(20)
+
+
+@contextlib.contextmanager
+def serving(data: Path, *options: str) -> Iterator[Guardian]:
+    tokens = in_database(data, furnish)
+    with up(data, *options) as (process, url):
+        yield Guardian(process, data, url, tokens)
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +177,28 @@ def masterless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guardian]:
     data = tmp_path_factory.mktemp("masterless")
     with serving(data, "--master", "nats://127.0.0.1:1") as server:
         yield server
+
+
+class Mortal:
+    """A Guardian that is down, with a machine's membership of it; `up` brings it to life there."""
+
+    def __init__(self, data: Path, machine: Machine, *master: str) -> None:
+        self._data = data
+        with serving(data, *(master or ("--master-listen", "127.0.0.1:0"))) as guardian:
+            self.url = guardian.url
+            words = ["register", "-d", "-t", guardian.tokens["good"], "-g", guardian.url]
+            with machine.node(*words, state="waiting for the Master" if master else "running"):
+                table = machine.status()
+        [url] = table["master"]["urls"]
+        self._options = master or ("--master-listen", url.partition("://")[2])
+
+    def up(self) -> contextlib.AbstractContextManager[object]:
+        return up(self._data, "--listen", self.url.partition("://")[2], *self._options)
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, machine: Machine) -> Callable[..., Mortal]:
+    return lambda *master: Mortal(tmp_path, machine, *master)
 
 
 class Machine:
@@ -245,11 +274,16 @@ class Machine:
 
     def state(self) -> str:
         from conflux.api import UsageError
-        from conflux.runtime import localapi
 
         with contextlib.suppress(UsageError):
-            return str(localapi.call(self.folder / "api.sock", "status")["state"])
+            return str(self.status()["state"])
         return "down"
+
+    def status(self) -> dict[str, Any]:
+        """What the node says of itself. Raises UsageError if there is none."""
+        from conflux.runtime import localapi
+
+        return dict(localapi.call(self.folder / "api.sock", "status"))
 
     def snapshot(self) -> dict[str, tuple[bytes, int]]:
         """Every saved file: what is in it, and its mode."""

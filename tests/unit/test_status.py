@@ -103,11 +103,14 @@ def said(table: dict[str, Any], **changes: Any) -> list[str]:
     return [problem["what"] for problem in problems({**table, **changes})]
 
 
-def test_node_that_waits_says_for_whom() -> None:
-    table = asked("waiting for Guardian", None)
-    assert said(table) == ["Guardian does not answer"]
-    assert table["problems"][0]["do"] == "see `veilnet-conflux netcheck`"
-    assert said(asked("waiting for the Master", None)) == ["the Master does not answer"]
+@pytest.mark.parametrize("who", ["Guardian", "the Master"])
+def test_node_that_waits_says_for_whom_why_and_what_to_do(who) -> None:
+    table = asked(f"waiting for {who}", None, waiting=f"{who} at h:1 does not answer: start it")
+    [problem] = table["problems"]
+    assert problem == {
+        "what": f"{who} at h:1 does not answer",
+        "do": "start it; see `veilnet-conflux netcheck`",
+    }
     assert said(asked("starting", None)) == []
 
 
