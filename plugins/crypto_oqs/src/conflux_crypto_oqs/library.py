@@ -36,7 +36,6 @@ _ADVICE = f"install liboqs 0.16 or newer, or name its folder in {INSTALL_PATH}"
 
 _CASES = Path(__file__).with_name("self_test.json")
 
-
 _SONAMES = ("liboqs.so", *(f"liboqs.so.{number}" for number in range(8, 24)))
 """What the loader may know, from liboqs 0.14 on: it searches itself, and quickly."""
 
@@ -99,7 +98,7 @@ def _candidates() -> Iterator[str]:
                 yield str(path)
     if sys.platform == "linux":
         yield from filter(_is_known, _SONAMES)
-    elif name := ctypes.util.find_library("oqs"):  # it starts nothing there
+    elif name := ctypes.util.find_library("oqs"):  # macOS, Windows: it starts nothing
         yield name
 
 
@@ -169,9 +168,16 @@ def _verify_fault(library: ctypes.CDLL) -> str | None:
 def _found(liboqs: str) -> Iterator[None]:
     """Let liboqs-python find *liboqs*, and nothing else, as long as it is being imported."""
     former = ctypes.util.find_library
-    answers = {"oqs": liboqs, "liboqs": None}
-    ctypes.util.find_library = lambda name: answers[name] if name in answers else former(name)
+
+    def find(name: str) -> str | None:
+        if name == "oqs":
+            return liboqs
+        return None if name == "liboqs" else former(name)
+
+    ctypes.util.find_library = find
     try:
         yield
     finally:
-        ctypes.util.find_library = former
+        # Another thread may have put one of its own over ours meanwhile: it still needs that.
+        if ctypes.util.find_library is find:
+            ctypes.util.find_library = former

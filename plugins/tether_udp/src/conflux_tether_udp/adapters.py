@@ -15,11 +15,17 @@ from contextlib import contextmanager
 @contextmanager
 def _unsearched() -> Iterator[None]:
     former = ctypes.util.find_library
-    ctypes.util.find_library = lambda name: None if name == "c" else former(name)
+
+    def find(name: str) -> str | None:
+        return None if name == "c" else former(name)
+
+    ctypes.util.find_library = find
     try:
         yield
     finally:
-        ctypes.util.find_library = former
+        # Another thread may have put one of its own over ours meanwhile: it still needs that.
+        if ctypes.util.find_library is find:
+            ctypes.util.find_library = former
 
 
 with _unsearched():
