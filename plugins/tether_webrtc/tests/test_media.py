@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +68,22 @@ def test_without_pyav_at_all_the_driver_loads_too():
         print("loaded")
     """
     assert run(code) == ["loaded"]
+
+
+def test_release_of_aiortc_that_uses_pyav_at_import_gets_the_real_one(tmp_path):
+    newer = tmp_path / "aiortc"
+    newer.mkdir()
+    (newer / "__init__.py").write_text(f"""if True:
+        import av
+        av.AudioFrame(format="s16", layout="mono", samples=1)
+        __path__.append({str(Path(find_spec("aiortc").origin).parent)!r})
+        from . import mediastreams, rtcdatachannel
+    """)
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import conflux_tether_webrtc.driver
+        from aiortc import __file__, mediastreams
+        print(__file__ == {str(newer / "__init__.py")!r}, mediastreams.AudioFrame.__module__)
+    """
+    assert run(code) == ["True", "av.audio.frame"]

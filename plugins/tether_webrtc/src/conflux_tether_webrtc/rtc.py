@@ -3,13 +3,15 @@
 `import aiortc` brings PyAV, and with it FFmpeg: 17 MB of memory, 127 MB on disk, and decoders of
 foreign media in a process with privileges, none of which a data channel needs. So placeholders
 stand for PyAV while aiortc is imported, and are gone afterwards: whoever imports `av` later gets
-the real one. If somebody imported `av` or aiortc before, that is what we get.
+the real one. If somebody imported `av` or aiortc before, that is what we get; and PyAV it is, where
+a release of aiortc cannot be imported so.
 
 Other modules of this package import aiortc's names from here, and from nowhere else.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,32 +69,44 @@ def _without_media() -> Iterator[None]:
             del sys.modules[name]
 
 
-with _without_media():
-    from aiortc.rtcdtlstransport import (
-        RTCCertificate,
-        RTCDtlsFingerprint,
-        RTCDtlsParameters,
-        RTCDtlsTransport,
-        State,
-    )
-    from aiortc.rtcicetransport import (
-        RTCIceGatherer,
-        RTCIceParameters,
-        RTCIceTransport,
-        parse_stun_turn_uri,
-    )
-    from aiortc.rtcsctptransport import (
-        AbortChunk,
-        Chunk,
-        CookieAckChunk,
-        CookieEchoChunk,
-        ErrorChunk,
-        HeartbeatChunk,
-        InitAckChunk,
-        InitChunk,
-        RTCSctpCapabilities,
-        RTCSctpTransport,
-    )
+def _import_aiortc() -> None:
+    """Import all of aiortc: without PyAV or, should a release need it at import, with it."""
+    try:
+        with _without_media():
+            importlib.import_module("aiortc")
+    except Exception:  # noqa: BLE001 (whatever a class that cannot be made leads to)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "aiortc"]:
+            del sys.modules[name]
+        importlib.import_module("aiortc")
+
+
+_import_aiortc()
+
+from aiortc.rtcdtlstransport import (  # noqa: E402 (that is the point)
+    RTCCertificate,
+    RTCDtlsFingerprint,
+    RTCDtlsParameters,
+    RTCDtlsTransport,
+    State,
+)
+from aiortc.rtcicetransport import (  # noqa: E402
+    RTCIceGatherer,
+    RTCIceParameters,
+    RTCIceTransport,
+    parse_stun_turn_uri,
+)
+from aiortc.rtcsctptransport import (  # noqa: E402
+    AbortChunk,
+    Chunk,
+    CookieAckChunk,
+    CookieEchoChunk,
+    ErrorChunk,
+    HeartbeatChunk,
+    InitAckChunk,
+    InitChunk,
+    RTCSctpCapabilities,
+    RTCSctpTransport,
+)
 
 __all__ = [
     "AbortChunk",
