@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import ssl
+import sys
 
 import pytest
 from cryptography import x509
@@ -167,3 +168,25 @@ def test_check_says_which_tls(stage, make_tls):
                 await auth.close()
 
     assert asyncio.run(main()).spoken == "HTTP/1.1, TLSv1.3"
+
+
+def trusted(**settings):
+    """How many authorities a driver trusts that were loaded at once."""
+    context = GuardianAuth(settings)._tls_context()
+    return context.cert_store_stats()["x509_ca"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows' own store is no folder of files")
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_where_the_system_says_whom_it_trusts_nobody_else_is_trusted(
+    make_tls, tmp_path, monkeypatch, variable
+):
+    _, certificate_file = make_tls()
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setenv("SSL_CERT_FILE", str(nowhere))
+    monkeypatch.setenv("SSL_CERT_DIR", str(nowhere))
+    assert trusted() > 100  # Mozilla's list
+    folder = variable.endswith("DIR")
+    monkeypatch.setenv(variable, str(tmp_path if folder else certificate_file))
+    assert trusted() == (0 if folder else 1)  # what is in a folder is read when it is needed
+    assert trusted(ca_file=str(certificate_file)) == 1

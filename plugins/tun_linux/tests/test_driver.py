@@ -391,10 +391,9 @@ def test_describing_the_driver_imports_nothing_heavy() -> None:
 
 def test_opening_devices_takes_no_more_of_pyroute2_than_its_smaller_distribution() -> None:
     script = """if True:
-        import importlib.util, sys
+        import sys
         import conflux_tun_linux.link, conflux_tun_linux.offload, conflux_tun_linux.companions
         print("pyroute2" in sys.modules, "sqlite3" in sys.modules)
-        print(importlib.util.find_spec("pyroute2.ndb"))
     """
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert run.stdout.split() == ["True", "False", "None"]
+    assert run.stdout.split() == ["True", "False"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -179,9 +181,10 @@ class GuardianAuth(AuthDriver):
             ) from None
 
     def _tls_context(self) -> ssl.SSLContext:
-        """Trust what the system trusts, Mozilla's list where the system has none, and ca_file."""
+        """Trust what the system trusts, Mozilla's list where that says nothing, and ca_file."""
         context = ssl.create_default_context()
-        context.load_verify_locations(certifi.where())
+        if not _system_has_trust():
+            context.load_verify_locations(certifi.where())
         if self._ca_file:
             try:
                 context.load_verify_locations(self._ca_file)
@@ -200,6 +203,17 @@ class GuardianAuth(AuthDriver):
                 "token; use https outside of a lab",
                 base,
             )
+
+
+def _system_has_trust() -> bool:
+    """Tell whether certificates are where OpenSSL looks for those of the system.
+
+    Not on Windows: its store fetches most of its roots when its own programs first need them.
+    """
+    paths = ssl.get_default_verify_paths()
+    if sys.platform == "win32":
+        return False
+    return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
 
 
 class _Call:
