@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -72,7 +72,7 @@ def digest_of(frame: Buffer) -> bytes:
     return blake3(memoryview(frame)[OUTER.size :]).digest()
 
 
-def digests_hash(digests: Sequence[bytes]) -> bytes:
+def digests_hash(digests: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(digests)).digest()
 
 
@@ -204,23 +204,31 @@ class Witness:
         """Make leaves, at most *limit*, of what waits. The rest waits on."""
         drafts: list[Draft] = []
         while self._digests and len(drafts) < limit:
-            first = next(iter(self._digests))
-            beyond = first + self._span
-            counters = list(itertools.takewhile(beyond.__gt__, self._digests))
-            taken = {counter: self._digests.pop(counter) for counter in counters}
+            taken = self._take_span()
             leaf = Leaf(
-                self._transcript, self._stream_id, counters, digests_hash(list(taken.values()))
+                self._transcript, self._stream_id, list(taken), digests_hash(taken.values())
             )
             self._kept += len(taken)
             drafts.append(Draft(self, leaf, taken))
         if not self._digests:
-            # Popping leaves holes at the front, which every later look at the first would cross.
-            self._digests = {}
             self._bytes = 0
             if self._due is not None:
                 self._due.cancel()
                 self._due = None
         return drafts
+
+    def _take_span(self) -> dict[int, bytes]:
+        """Take the digests that fit the next leaf out of those that wait."""
+        waiting = self._digests
+        beyond = next(iter(waiting)) + self._span
+        if next(reversed(waiting)) < beyond:
+            self._digests = {}
+            return waiting
+        counters = list(itertools.takewhile(beyond.__gt__, waiting))
+        taken = {counter: waiting[counter] for counter in counters}
+        # Anew: popping leaves holes at the front, which every look at the first would cross.
+        self._digests = dict(itertools.islice(waiting.items(), len(taken), None))
+        return taken
 
     @property
     def has_pending(self) -> bool:
