@@ -60,6 +60,12 @@ INLINE_FRAMES = 32
 STRICT_SPAN = MAX_INLINE
 """Counters under one strict leaf: all of its digests fit beside it."""
 
+UNPADDED_BYTES = 8_192
+"""Of frames up to this length, without the outer header, the digest is that of BLAKE3 alone."""
+
+BLOCK_BYTES = 16_384
+"""Longer ones are hashed with zeros and their length behind, to a multiple of this."""
+
 MAX_UNSIGNED = 65_536
 """Digests kept for one stream, until they are signed and acknowledged."""
 
@@ -67,9 +73,20 @@ MAX_UNSIGNED = 65_536
 def digest_of(frame: Buffer) -> bytes:
     """The digest of a whole sealed frame, without the outer header, which relays change.
 
-    Not of its tag: whoever knows a GCM key can make another frame with the same tag.
+    Not of its tag: whoever knows a GCM key can make another frame with the same tag. A long one is
+    filled up to whole blocks: BLAKE3 takes 16 chunks at once, but what is left of them in steps.
     """
-    return blake3(memoryview(frame)[OUTER.size :]).digest()
+    body = memoryview(frame)[OUTER.size :]
+    size = len(body)
+    if size <= UNPADDED_BYTES:
+        return blake3(body).digest()
+    whole = size - size % BLOCK_BYTES
+    zeros = _ZEROS[: -(size + 2) % BLOCK_BYTES]
+    tail = b"".join((body[whole:], zeros, size.to_bytes(2)))
+    return blake3(body[:whole]).update(tail).digest()
+
+
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
 def digests_hash(digests: Iterable[bytes]) -> bytes:
