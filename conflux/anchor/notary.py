@@ -242,10 +242,8 @@ class Witness:
             self._digests = {}
             return waiting
         counters = list(itertools.takewhile(beyond.__gt__, waiting))
-        taken = {counter: waiting[counter] for counter in counters}
-        # Anew: popping leaves holes at the front, which every look at the first would cross.
-        self._digests = dict(itertools.islice(waiting.items(), len(taken), None))
-        return taken
+        # Holes at the front, which every look at the first crosses, go with the last leaf.
+        return {counter: waiting.pop(counter) for counter in counters}
 
     @property
     def has_pending(self) -> bool:
