@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Callable
 from time import perf_counter
 
+from bench_packet_path import Sink, nothing
+
 from conflux.anchor.notary import digest_of, sign_batch, verify_checkpoint
 from conflux.api import CryptoDriver, Kind, Layout
 from conflux.registry import Registry
@@ -103,21 +105,6 @@ def connected(level: AuthLevel) -> tuple[SimNetwork, SimNode, SimNode]:
     left.ping(right)
     network.run(5)
     return network, left, right
-
-
-class Sink:
-    """A tether that keeps what it is given."""
-
-    def __init__(self, messages: list[bytearray]) -> None:
-        self._messages = messages
-
-    def send(self, messages: tuple[bytearray, ...]) -> int:
-        self._messages.extend(messages)
-        return len(messages)
-
-
-def nothing(records: memoryview, layout: Layout) -> None:
-    """Where the packets end."""
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -38,12 +38,16 @@ class Conflux:
     packet_auth: str
     accounts: Path
     """Where the accounts of this run are, or will be."""
+    commands: Path = Path(sys.executable).parent
+    """Where the nodes' command is: in this environment, so that no other one on PATH is taken."""
 
     def prepare(self) -> str:
         if not self.accounts.exists():
             _make_accounts(self.accounts)
-        return _line(["git", "describe", "--always", "--dirty"]) or _line(
-            [_command("veilnet-conflux"), "--version"]
+        node = str(self.commands / "veilnet-conflux")
+        copy = str(self.commands.parents[1])
+        return _line(["git", "-C", copy, "describe", "--always", "--dirty"]) or _line(
+            [node, "--version"]
         )
 
     def start(self, underlay: Underlay, folder: Path) -> Tunnel:
@@ -58,7 +62,8 @@ class Conflux:
         for number, host in enumerate(underlay.hosts):
             folders.append(folder / f"node{number}")
             argv = [
-                *(_command("veilnet-conflux"), "register", "--foreground", "--wait", "60"),
+                *(str(self.commands / "veilnet-conflux"), "register", "--foreground"),
+                *("--wait", "60"),
                 *("--guardian", url, "--tag", f"node{number}", "--config-dir", str(folders[-1])),
             ]
             log = folder / f"node{number}.log"
@@ -153,7 +158,7 @@ def _ask(folder: Path, verb: str) -> dict[str, Any]:
 
 
 def _command(name: str) -> str:
-    """The command of this environment, so that no other one on PATH is taken."""
+    """Guardian's command, of this environment."""
     return str(Path(sys.executable).with_name(name))
 
 

@@ -50,12 +50,9 @@ class Room:
     held: int = 0
 
 
-@dataclass(slots=True)
-class _Uncovered:
-    digest: bytes
-    since: float
-    superframe: bytes
-    """What is kept back; empty if it was delivered."""
+_Uncovered = tuple[bytes, float, bytes]
+"""Of a frame its digest, when it came, and the superframe that is kept back: empty if it was
+delivered. A plain tuple, since there is one for each frame."""
 
 
 @dataclass(slots=True)
@@ -125,23 +122,26 @@ class Guard:
         if self._is_stopped:
             return False
         digest = digest_of(frame)
-        signed = self._late.pop(counter, None)
-        if signed is not None:
-            if not hmac.compare_digest(signed, digest):
-                self._forged(now)
-                return False
-            return True
+        if counter in self._late:
+            return self._came_late(counter, digest, now)
         if counter <= self._too_late:
             self._counters["frame_too_late_for_its_digest"] += 1
             return False
-        if not self._has_room(len(superframe)):
+        is_strict, uncovered = self._is_strict, self._uncovered
+        if len(uncovered) >= MAX_UNCOVERED or (is_strict and not self._has_room(len(superframe))):
             self._counters["frame_uncovered_over_limit"] += 1
             return False
-        kept = self._keep(superframe) if self._is_strict else b""
-        self._uncovered[counter] = _Uncovered(digest, now, kept)
+        uncovered[counter] = digest, now, self._keep(superframe) if is_strict else b""
         if self._lapse is None:
             self._lapse = self._timers.at(now + COVER_S, self._check_age)
-        return not self._is_strict
+        return not is_strict
+
+    def _came_late(self, counter: int, digest: bytes, now: float) -> bool:
+        """The digest of a frame was known before it came: tell whether it is this one."""
+        if hmac.compare_digest(self._late.pop(counter), digest):
+            return True
+        self._forged(now)
+        return False
 
     def stop(self) -> None:
         """Forget everything, what is kept back included; count what was never covered."""
@@ -160,9 +160,7 @@ class Guard:
         self._done.clear()
 
     def _has_room(self, size: int) -> bool:
-        if len(self._uncovered) >= MAX_UNCOVERED:
-            return False
-        return not self._is_strict or (
+        return (
             self._held + size <= MAX_HELD_BYTES and self._room.held + size <= MAX_HELD_TOTAL_BYTES
         )
 
@@ -180,10 +178,11 @@ class Guard:
             # What covers them may be waiting to be read.
             self._lapse = self._timers.at(now + STALL_S, self._check_age)
             return
-        if now >= oldest.since + COVER_S:
+        _, since, _ = oldest
+        if now >= since + COVER_S:
             self._end(self._on_lapsed, now)
             return
-        self._lapse = self._timers.at(oldest.since + COVER_S, self._check_age)
+        self._lapse = self._timers.at(since + COVER_S, self._check_age)
 
     # Leaves
 
@@ -246,32 +245,37 @@ class Guard:
     def _examine(self, awaiting: _Open, now: float) -> None:
         """Cover what came, if every digest is known; else ask for the others."""
         leaf, given, uncovered = awaiting.leaf, awaiting.given, self._uncovered
-        lacking = [c for c in leaf.counters if c not in given and c not in uncovered]
+        counters = leaf.counters
+        lacking = [c for c in counters if c not in uncovered and c not in given]
         if lacking:
             self._ask(awaiting, lacking, now)
             return
-        signed = {c: given[c] if c in given else uncovered[c].digest for c in leaf.counters}
-        came = {c: uncovered[c] for c in leaf.counters if c in uncovered}
+        signed = [given[c] if c in given else uncovered[c][0] for c in counters]
         # Either a frame differs, or a digest that we were given: both take this stream's key.
-        if digests_hash(list(signed.values())) != leaf.digests_hash or any(
-            signed[counter] != frame.digest for counter, frame in came.items()
+        if digests_hash(signed) != leaf.digests_hash or any(
+            counter in uncovered and uncovered[counter][0] != digest
+            for counter, digest in given.items()
         ):
             self._forged(now)
             return
         del self._open[leaf.first]
-        self._remember(leaf, {c: d for c, d in signed.items() if c not in came})
-        for counter, frame in came.items():
-            del uncovered[counter]
-            self._hand_on(frame)
+        frames = [uncovered.pop(counter, None) for counter in counters]
+        self._remember(
+            leaf,
+            {c: d for c, d, frame in zip(counters, signed, frames, strict=True) if frame is None},
+        )
         if not uncovered:
             self._uncovered = {}
+        if self._is_strict:
+            for frame in frames:
+                if frame is not None:
+                    self._hand_on(frame[2])
         self._send(Covered(self._stream_id, leaf.first).encode(), now)
 
-    def _hand_on(self, frame: _Uncovered) -> None:
-        if frame.superframe:
-            self._held -= len(frame.superframe)
-            self._room.held -= len(frame.superframe)
-            self._deliver(memoryview(frame.superframe))
+    def _hand_on(self, superframe: bytes) -> None:
+        self._held -= len(superframe)
+        self._room.held -= len(superframe)
+        self._deliver(memoryview(superframe))
 
     def _remember(self, leaf: Leaf, to_come: dict[int, bytes]) -> None:
         self._done[leaf.first] = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -60,6 +60,12 @@ INLINE_FRAMES = 32
 STRICT_SPAN = MAX_INLINE
 """Counters under one strict leaf: all of its digests fit beside it."""
 
+UNPADDED_BYTES = 8_192
+"""Of frames up to this length, without the outer header, the digest is that of BLAKE3 alone."""
+
+BLOCK_BYTES = 16_384
+"""Longer ones are hashed with zeros and their length behind, to a multiple of this."""
+
 MAX_UNSIGNED = 65_536
 """Digests kept for one stream, until they are signed and acknowledged."""
 
@@ -67,12 +73,23 @@ MAX_UNSIGNED = 65_536
 def digest_of(frame: Buffer) -> bytes:
     """The digest of a whole sealed frame, without the outer header, which relays change.
 
-    Not of its tag: whoever knows a GCM key can make another frame with the same tag.
+    Not of its tag: whoever knows a GCM key can make another frame with the same tag. A long one is
+    filled up to whole blocks: BLAKE3 takes 16 chunks at once, but what is left of them in steps.
     """
-    return blake3(memoryview(frame)[OUTER.size :]).digest()
+    body = memoryview(frame)[OUTER.size :]
+    size = len(body)
+    if size <= UNPADDED_BYTES:
+        return blake3(body).digest()
+    whole = size - size % BLOCK_BYTES
+    zeros = _ZEROS[: -(size + 2) % BLOCK_BYTES]
+    tail = b"".join((body[whole:], zeros, size.to_bytes(2)))
+    return blake3(body[:whole]).update(tail).digest()
 
 
-def digests_hash(digests: Sequence[bytes]) -> bytes:
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
+
+
+def digests_hash(digests: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(digests)).digest()
 
 
@@ -204,23 +221,29 @@ class Witness:
         """Make leaves, at most *limit*, of what waits. The rest waits on."""
         drafts: list[Draft] = []
         while self._digests and len(drafts) < limit:
-            first = next(iter(self._digests))
-            beyond = first + self._span
-            counters = list(itertools.takewhile(beyond.__gt__, self._digests))
-            taken = {counter: self._digests.pop(counter) for counter in counters}
+            taken = self._take_span()
             leaf = Leaf(
-                self._transcript, self._stream_id, counters, digests_hash(list(taken.values()))
+                self._transcript, self._stream_id, list(taken), digests_hash(taken.values())
             )
             self._kept += len(taken)
             drafts.append(Draft(self, leaf, taken))
         if not self._digests:
-            # Popping leaves holes at the front, which every later look at the first would cross.
-            self._digests = {}
             self._bytes = 0
             if self._due is not None:
                 self._due.cancel()
                 self._due = None
         return drafts
+
+    def _take_span(self) -> dict[int, bytes]:
+        """Take the digests that fit the next leaf out of those that wait."""
+        waiting = self._digests
+        beyond = next(iter(waiting)) + self._span
+        if next(reversed(waiting)) < beyond:
+            self._digests = {}
+            return waiting
+        counters = list(itertools.takewhile(beyond.__gt__, waiting))
+        # Holes at the front, which every look at the first crosses, go with the last leaf.
+        return {counter: waiting.pop(counter) for counter in counters}
 
     @property
     def has_pending(self) -> bool:

@@ -11,8 +11,9 @@ Sets of counters are a first counter and a bitmap, most significant bit first. O
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from conflux.api import SIGNATURE_BYTES, Buffer, WireError
 from conflux.wire.codec import Reader, Writer
@@ -191,16 +192,23 @@ def _read_digests(take: Reader) -> Digests:
     return Digests(stream_id, first, digests)
 
 
-def _write_counters(out: Writer, first: int, counters: Iterable[int]) -> Writer:
-    bitmap = bytearray()
-    for counter in counters:
-        at, bit = divmod(counter - first, 8)
-        if not 0 <= at < MAX_SPAN // 8 or at < len(bitmap) - 1:
-            msg = f"counter {counter} does not fit behind {first}"
-            raise ValueError(msg)
-        bitmap.extend(bytes(at + 1 - len(bitmap)))
-        bitmap[at] |= 0x80 >> bit
-    return out.u64(first).vec16(bitmap)
+def _write_counters(out: Writer, first: int, counters: Sequence[int]) -> Writer:
+    span = counters[-1] - first + 1
+    if not first <= counters[0] or not len(counters) <= span <= MAX_SPAN:
+        msg = f"set of counters {counters[0]} to {counters[-1]} does not fit behind {first}"
+        raise ValueError(msg)
+    # Bits are written and read as digits of one number: a leaf has one for each frame.
+    digits = bytearray(b"0") * span
+    if len(counters) == span:
+        digits = bytearray(b"1") * span
+    else:
+        for counter in counters:
+            digits[counter - first] = _ONE
+    number = int(digits, 2) << -span % 8
+    return out.u64(first).vec16(number.to_bytes(-(-span // 8)))
+
+
+_ONE = ord("1")
 
 
 def _read_counters(take: Reader) -> list[int]:
@@ -216,13 +224,12 @@ def _counters(first: int, bitmap: bytes) -> list[int]:
         raise WireError("a set of counters of an impossible length")
     if first < 1 or first + 8 * len(bitmap) >= 1 << 64:
         raise WireError("counter out of range")
-    return [
-        first + 8 * at + bit
-        for at, byte in enumerate(bitmap)
-        if byte
-        for bit in range(8)
-        if byte & 0x80 >> bit
-    ]
+    span = 8 * len(bitmap)
+    digits = f"{int.from_bytes(bitmap):0{span}b}".encode()
+    return list(compress(range(first, first + span), digits.translate(_DIGITS_AS_BOOLS)))
+
+
+_DIGITS_AS_BOOLS = bytes.maketrans(b"01", b"\0\1")
 
 
 def _head(kind: AuthKind) -> Writer:

@@ -46,6 +46,9 @@ class MessageType(enum.IntEnum):
 
 
 DATA_BYTE = VERSION << 4 | MessageType.DATA
+_TYPES = {int(kind): kind for kind in MessageType}
+_LAYOUTS = {int(layout): layout for layout in Layout}
+"""Members by value: a look-up takes a fifth of what calling the class does."""
 
 _VIRTIO_HEADER_BYTES = 10
 _MIN_PACKET_BYTES = 20
@@ -59,10 +62,10 @@ def read_outer(message: memoryview) -> tuple[MessageType, int, int]:
         raise WireError("message shorter than its outer header") from None
     if first >> 4 != VERSION or zero:
         raise WireError("unknown version of message")
-    try:
-        return MessageType(first & 0x0F), hop_limit, label
-    except ValueError:
-        raise WireError("unknown type of message") from None
+    kind = _TYPES.get(first & 0x0F)
+    if kind is None:
+        raise WireError("unknown type of message")
+    return kind, hop_limit, label
 
 
 def probe(kind: MessageType, sequence: int, stamp_us: int) -> bytes:
@@ -111,7 +114,7 @@ def bare(packets: Iterable[Buffer]) -> bytearray:
 
 
 def read_layout(superframe: memoryview) -> Layout:
-    try:
-        return Layout(superframe[0])
-    except (ValueError, IndexError):
-        raise WireError("unknown layout of superframe") from None
+    layout = _LAYOUTS.get(superframe[0]) if superframe else None
+    if layout is None:
+        raise WireError("unknown layout of superframe")
+    return layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 from conflux.api import WireError
@@ -16,10 +17,16 @@ def addresses(packet: memoryview) -> tuple[bytes, bytes]:
     size = len(packet)
     version = packet[0] >> 4 if size else 0
     if version == 4 and size >= 20:
-        return bytes(packet[12:16]), bytes(packet[16:20])
-    if version == 6 and size >= 40:
-        return bytes(packet[8:24]), bytes(packet[24:40])
-    raise WireError("not an IP packet")
+        places = _ENDS4
+    elif version == 6 and size >= 40:
+        places = _ENDS6
+    else:
+        raise WireError("not an IP packet")
+    ends: tuple[bytes, bytes] = places.unpack_from(packet)
+    return ends
+
+
+_ENDS4, _ENDS6 = struct.Struct("12x4s4s"), struct.Struct("8x16s16s")
 
 
 def transport(packet: memoryview) -> tuple[int, int] | None:

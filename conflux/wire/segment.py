@@ -201,6 +201,23 @@ def _is_usual(header: bytes, body: memoryview) -> bool:
 
 def _transport(packet: memoryview) -> tuple[int, int]:
     """Return (protocol, where its header begins): TCP or UDP, no fragment, and all there."""
+    if len(packet) >= _PLAIN_BYTES:
+        first, fragment, protocol4 = _PLAIN4.unpack_from(packet)
+        if first == 0x45 and protocol4 in _CHECKSUM_AT and not fragment & 0x3FFF:
+            return protocol4, 20
+        if first >> 4 == 6 and packet[6] in _CHECKSUM_AT:
+            return packet[6], 40
+    return _transport_behind_more(packet)
+
+
+_PLAIN4 = struct.Struct(">B5xHxB")
+"""Of an IPv4 header: version and length, flags and fragment offset, protocol."""
+_PLAIN_BYTES = 40 + max(_LEAST_HEADER.values())
+"""So long a packet has all of its transport header, where that follows a plain IP header."""
+
+
+def _transport_behind_more(packet: memoryview) -> tuple[int, int]:
+    """The same for what is short or has options, extension headers, or no such protocol at all."""
     ip.addresses(packet)
     found = ip.transport(packet)
     is_first = packet[0] >> 4 == 4 and packet[6] & 0x20

@@ -1,11 +1,14 @@
-"""conflux/anchor/guard.py and notary.py by themselves: stalls, and a signer that fails."""
+"""conflux/anchor/guard.py and notary.py by themselves: stalls, leaves, a signer that fails."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from conflux.anchor.guard import STALL_S, Guard, Room
-from conflux.anchor.notary import COVER_S, Notary, Witness
+from conflux.anchor.notary import COVER_S, STRICT_SPAN, Notary, Witness
 from conflux.anchor.timers import Timers
 from conflux.api import WireError
 from conflux.wire.frame import HEADER_BYTES
@@ -96,3 +99,26 @@ def test_more_than_can_be_signed_gives_the_stream_up(monkeypatch):
         witness.sealed(FRAME, counter, 0.0)
     assert silent == [0.0]
     assert witness.uncovered == 0
+
+
+@given(st.sets(st.integers(1, 2_000), min_size=1), st.integers(1, 9))
+def test_leaves_take_every_frame_once_in_order_and_span_no_more_than_they_may(counters, limit):
+    class Never:
+        def defer(self, work, then, failed):
+            pass
+
+    witness = Witness(
+        Timers(), Notary(Never(), Counter(), lambda: None), transcript=bytes(32), stream_id=1,
+        is_strict=True, send=lambda message, now: None, on_silent=lambda now: None,
+    )  # fmt: skip
+    witness._notary._is_signing = True
+    for counter in sorted(counters):
+        witness.sealed(FRAME, counter, 0.0)
+    leaves = []
+    while witness.has_pending:
+        cut = witness.cut(limit)
+        assert 0 < len(cut) <= limit
+        leaves += [draft.leaf for draft in cut]
+    assert [c for leaf in leaves for c in leaf.counters] == sorted(counters)
+    assert all(leaf.counters[-1] - leaf.first < STRICT_SPAN for leaf in leaves)
+    assert witness.uncovered == len(counters)

@@ -343,6 +343,12 @@ def test_second_decoders_blake3_is_that_of_the_library(size):
     assert in_stream.blake3(data) == blake3(data).digest()
 
 
+@pytest.mark.parametrize("case", PACKET_AUTH["long"], ids=lambda case: str(case["size"]))
+def test_second_decoder_finds_the_digest_of_a_long_frame(case):
+    frame = bytes(at % 251 for at in range(case["size"]))
+    assert in_stream.frame_digest(frame).hex() == case["digest"]
+
+
 def test_second_decoder_finds_the_digests_of_the_frames_and_what_their_sender_signed():
     frames = [unhex(c["bytes"]) for c in VECTORS["frames"] if not c["values"]["control"]]
     digests = [in_stream.frame_digest(frame) for frame in frames]

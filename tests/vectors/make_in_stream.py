@@ -27,6 +27,8 @@ from conflux.wire.report import Report
 
 TRANSCRIPT = bytes(range(32))
 STREAM_ID = 0x1122334455667788
+LONG = (8_200, 8_201, 16_390, 16_391, 16_392, 16_393, 62_442, 65_535)
+"""Bytes of frames, outer header included, about where another block begins."""
 
 
 # The sections of the file
@@ -67,6 +69,8 @@ def packet_auth(signer: Standing, frames: Sequence[Mapping[str, Any]]) -> Values
         "comment": "packet-auth.md section 2 and 3; the digests are of `frames` without control",
         "ml_dsa_public": signer.identity.signer.public.hex(),
         "digests": [digest.hex() for digest in digests],
+        "long_comment": "digests of a frame of so many bytes, of which byte i is i mod 251",
+        "long": [{"size": size, "digest": digest_of(patterned(size)).hex()} for size in LONG],
         "signed": covered.hex(),
         "signed_sha256": hashlib.sha256(covered).hexdigest(),
         "messages": [
@@ -74,6 +78,10 @@ def packet_auth(signer: Standing, frames: Sequence[Mapping[str, Any]]) -> Values
             for comment, message in messages
         ],
     }
+
+
+def patterned(size: int) -> bytes:
+    return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
 def refused() -> list[tuple[str, str, bytes]]:
