@@ -37,7 +37,8 @@ def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: floa
     from conflux.runtime import localapi
 
     def ask() -> dict[str, Any]:
-        return dict(localapi.call(api_socket(config_dir), "status"))
+        table: dict[str, Any] = localapi.call(api_socket(config_dir), "status")
+        return table
 
     if not watch:
         table = _beside_service(config_dir, ask)
@@ -56,9 +57,13 @@ def _beside_service(config_dir: Path | None, ask: Callable[[], dict[str, Any]]) 
         service = Service(config_dir)
         state = str(service.state()) if service.is_ours() else "absent"
     except UsageError:
-        return {**ask(), "service": {"driver": "", "state": "absent"}}
+        table = ask()
+        table["service"] = {"driver": "", "state": "absent"}
+        return table
     try:
-        return {**ask(), "service": {"driver": service.name, "state": state}}
+        table = ask()
+        table["service"] = {"driver": service.name, "state": state}
+        return table
     except UsageError as error:
         if state == "absent":
             raise

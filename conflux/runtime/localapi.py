@@ -16,8 +16,9 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from conflux.api import UsageError
 from conflux.runtime import peers
@@ -175,10 +176,28 @@ def check_path(path: Path) -> None:
         )
 
 
+class Answer(dict[str, Any]):
+    """An object of a node's answer. A field that it lacks raises UsageError: an older node's."""
+
+    def __init__(self, fields: Mapping[str, Any], path: Path) -> None:
+        super().__init__(fields)
+        self._path = path
+
+    def __missing__(self, field: str) -> NoReturn:
+        raise UsageError(
+            f"the node at {self._path} is of another version, its answer has no {field}: "
+            "restart it with `veilnet-conflux restart`"
+        )
+
+
 def call(path: Path, verb: str) -> Any:
-    """Ask the running node; waits REPLY_S for each piece of its answer. Raises UsageError."""
+    """Ask the running node; waits REPLY_S for each piece of its answer. Raises UsageError.
+
+    The answer's objects are each an Answer.
+    """
     try:
-        reply = json.loads(_ask(path, json.dumps({"verb": verb}).encode() + b"\n"))
+        line = _ask(path, json.dumps({"verb": verb}).encode() + b"\n")
+        reply = json.loads(line, object_hook=partial(Answer, path=path))
     except (FileNotFoundError, ConnectionRefusedError):
         raise UsageError(
             f"no node runs at {path}: start one with `veilnet-conflux run`, "

@@ -1,0 +1,82 @@
+"""Whatever standard output is, and whichever node answers, there is no traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+
+def typed(machine, words, out, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "conflux", *words.split()],
+        env=machine.environment(variables), cwd=machine.home, encoding="ascii",
+        stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def answering(machine, answer) -> Iterator[None]:
+    """A node that gives one *answer*."""
+    machine.folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(machine.folder / "api.sock"))
+        listening.listen()
+        listening.settimeout(60)
+
+        def serve():
+            client, _ = listening.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(json.dumps({"ok": answer}).encode() + b"\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "--version", "config show", "completion bash"])
+def test_full_disk_behind_standard_output_gives_one_line(machine, words, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = typed(machine, words, full, PYTHONUNBUFFERED=unbuffered)
+    line = "veilnet-conflux: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_went_away_is_no_news(machine, unbuffered):
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        done = typed(machine, "config show", reader.stdin, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_name_that_the_encoding_lacks_is_shown_escaped(machine):
+    with answering(machine, {"tag": "\u65e5"}):
+        done = typed(machine, "info", subprocess.PIPE, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["tag", r"\u65e5"]
+
+
+@pytest.mark.parametrize("words", ["status", "status --watch"])
+@pytest.mark.parametrize(
+    ("answer", "lacking"),
+    [({"state": "running"}, "throughput"), ({"state": "running", "throughput": {}}, r"\w+")],
+)
+def test_node_of_an_older_version_is_said_to_be_one(machine, words, answer, lacking):
+    with answering(machine, answer):
+        ended = machine.cli(*words.split())
+    ended.refused(
+        2,
+        rf"the node at \S+ is of another version, its answer has no {lacking}: "
+        "restart it with `veilnet-conflux restart`",
+    )
