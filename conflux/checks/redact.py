@@ -44,6 +44,10 @@ _LOOKS_SECRET = (
         r"(?i)(?<![a-z])(?:[a-z_-]*(?:token|secret|passw(?:or)?d|passphrase|credential|seed|jwt"
         r"|api[_-]?key))[\"']?\s*[=:]\s*[\"']?(?!\(hidden\))(?P<value>[^\s\"',}&]+)"
     ),
+    re.compile(  # of a command line
+        r"(?i)(?<!\S)--[a-z-]*(?:token|secret|password|passphrase|credential|seed|jwt|api-key)"
+        r" +[\"']?(?!\(hidden\)|-)(?P<value>[^\s\"',}]+)"
+    ),
     # A key in base64: both cases, else it is a path or a node id, which are public.
     re.compile(
         r"(?<![\w/+=-])(?=[a-z0-9_/+-]*[A-Z])(?=[A-Z0-9_/+-]*[a-z])[A-Za-z0-9_/+-]{40,}={0,2}"

@@ -29,6 +29,7 @@ SECRETS = {
     "seed": nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER).decode(),
     "bearer": "opaque.bearer.value",
     "assigned": "assigned-value-1",
+    "argument": "argument-value-1",
     "key": base64.b64encode(bytes(range(32, 64))).decode(),
 }
 KNOWN = ("saved", "up", "attempt", "variable", "file", "plugin", "nested", "proxy")
@@ -40,6 +41,7 @@ NODE_ID = "0123456789abcdef" * 4
 LOG = f"""
 login with Authorization: Bearer {SECRETS["bearer"]}
 password={SECRETS["assigned"]} seed: {SECRETS["seed"]}
+ExecStart=/usr/bin/node --proxy-password {SECRETS["argument"]} --token-file /etc/token
 jwt {SECRETS["jwt"]} key {SECRETS["key"]}
 -----BEGIN EC PRIVATE KEY-----
 {SECRETS["pem"]}
@@ -147,6 +149,7 @@ def test_folder_that_is_not_there_is_named(machine):
         f"node {NODE_ID}",
         "2026-11-25T06:24:01Z version 1.2.3.4.5 of conflux-plugin-tether-webrtc",
         "tun_name = veilnet, mtu_bytes = 1500",
+        "run --token-file /etc/veilnet/token --tun-name veilnet",
         "see `veilnet-conflux plugins list`, or /usr/lib/python3/dist-packages/conflux/cli/run.py",
     ],
 )

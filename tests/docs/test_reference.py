@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from conflux.api import Refused, Unavailable, Unreachable, UsageError
 from conflux.checks.configuration import VERB_VARIABLES, unknown_variables
 from conflux.cli import main
 from conflux.config import PIN_VARIABLE, SETTINGS
@@ -70,3 +71,17 @@ def test_every_variable_of_the_source_is_known_and_documented():
         assert variable in (settings | set(VERB_VARIABLES)) or variable.startswith(PIN_VARIABLE)
         assert f"`{variable}`" in page
     assert list(unknown_variables(dict.fromkeys(used - set(INNER), "x"))) == []
+
+
+def test_exit_codes_of_the_page_are_those_of_the_errors():
+    page = (FOLDER / "local-api.md").read_text().partition("## Exit codes")[2]
+    said = {int(code): text for code, text in re.findall(r"^\| (\d) \| (.+) \|$", page, re.M)}
+    means = {
+        UsageError: "usage",
+        Unavailable: "this machine lacks something",
+        Unreachable: "Guardian or the Master does not answer",
+        Refused: "Guardian refused",
+    }
+    assert said.keys() == {0, 1, *(error.exit_code for error in means)}
+    for error, words in means.items():
+        assert said[error.exit_code].startswith(words)
