@@ -84,9 +84,9 @@ class Bench:
             yield Job(product, "help", _help)
 
     def _whole(self, product: Product) -> Measuring:
-        with self._line(product) as line:
+        with self.line(product) as line:
             tunnel = line.tunnel
-            cold = self._begin(line)
+            cold = self.begin(line)
             yield {"cold": cold["first_ms"], "cold_lost": cold["lost"]}
             if tunnel.nodes:
                 yield {"memory": _memory(tunnel)}
@@ -99,14 +99,14 @@ class Bench:
             tunnel.settle()  # still the way that was to be measured
 
     @contextmanager
-    def _line(self, product: Product, *, relays: int = 0) -> Iterator[Line]:
+    def line(self, product: Product, *, relays: int = 0) -> Iterator[Line]:
         """A tunnel on a world of its own, and the load generator at its ends."""
         with tempfile.TemporaryDirectory(prefix=PREFIX) as name, World() as world:
             underlay = worlds.chain(world, relays) if relays else worlds.pair(world)
             folder = Path(name)
             yield Line(self.load, underlay, product.start(underlay, folder), folder)
 
-    def _begin(self, line: Line) -> Figures:
+    def begin(self, line: Line) -> Figures:
         """The first packet, and then the way that is to be measured."""
         cold = line.cold(gap_ms=COLD_GAP_MS, seconds=COLD_S)
         line.tunnel.settle()
@@ -153,9 +153,9 @@ class Bench:
             }
 
     def _loss(self, product: Product) -> Measuring:
-        with self._line(product) as line:
+        with self.line(product) as line:
             worlds.make_lossy(line.underlay)
-            self._begin(line)
+            self.begin(line)
             for share in LOSSES:
                 worlds.lose(line.underlay, share)
                 took = line.tcp(warm_s=self.pace.loss_warm_s, seconds=self.pace.loss_s)
@@ -163,7 +163,7 @@ class Bench:
 
     def _rest(self, product: Product) -> Measuring:
         """Nodes that have just started and that nobody uses."""
-        with self._line(product) as line:
+        with self.line(product) as line:
             nodes = line.tunnel.nodes
             time.sleep(1.0)  # what is left of the start
             cpu_s, began = meters.cpu_s(nodes), time.perf_counter()
@@ -172,8 +172,8 @@ class Bench:
             yield {"rest_memory": _memory(line.tunnel), "rest_cpu": share * 100}
 
     def _relayed(self, product: Product, relays: int) -> Measuring:
-        with self._line(product, relays=relays) as line:
-            yield {f"relay{relays}_cold": self._begin(line)["first_ms"]}
+        with self.line(product, relays=relays) as line:
+            yield {f"relay{relays}_cold": self.begin(line)["first_ms"]}
             yield {f"relay{relays}_rtt": self._idle(line)["rtt_p50"]}
             mbit = self._tcp(line)["mbit"]
             line.tunnel.settle()  # still over all relays

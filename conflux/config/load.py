@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from conflux.api import Kind, Settings, UsageError
-from conflux.config.settings import PIN_VARIABLE, SETTINGS, Setting, driver_names
+from conflux.config.settings import AWAKE_US, PIN_VARIABLE, SETTINGS, Setting, driver_names
 from conflux.config.toml import FILE_NAME, TomlFile
 
 T = TypeVar("T")
@@ -43,6 +43,7 @@ class Config:
     mtu_bytes: int = 1500
     log_format: str = "text"
     packet_auth: str = "checkpoint"
+    awake_us: int = AWAKE_US
     idle: Mapping[str, float] = field(default_factory=dict)
     """The idle times that were set, as `anchor.idle.IdleTimes` names them."""
     relay: Mapping[str, Any] = field(default_factory=dict)

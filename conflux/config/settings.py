@@ -20,6 +20,9 @@ from conflux.wire.frame import MAX_PACKET_BYTES
 LOG_FORMATS = ("text", "json")
 PACKET_AUTH = ("handshake", "checkpoint", "strict")
 
+AWAKE_US = 150
+MAX_AWAKE_US = 1_000
+
 MIN_IDLE_S = 1
 MAX_IDLE_S = {"stream_s": 110, "route_s": 2_400, "tether_s": 2_400}
 """A stream: less than the age at which its keys are renewed. A route: what relays accept."""
@@ -106,6 +109,13 @@ def _packet_auth(value: object, place: str) -> str:
     return value
 
 
+def _awake_us(value: object, place: str) -> int:
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if type(number) is not int or not 0 <= number <= MAX_AWAKE_US:
+        raise UsageError(f"{place}: {value!r} is no time awake: use 0 to {MAX_AWAKE_US} µs")
+    return number
+
+
 def _idle_s(key: str) -> Callable[[object, str], float]:
     most = MAX_IDLE_S[key]
 
@@ -179,6 +189,14 @@ SETTINGS: Sequence[Setting] = (
         values=", ".join(f"`{value}`" for value in PACKET_AUTH),
         text="How packets are vouched for; the stricter end decides.",
         check=_packet_auth,
+    ),
+    Setting(
+        key="awake_us",
+        variable="VEILNET_AWAKE_US",
+        default=AWAKE_US,
+        values=f"0 to {MAX_AWAKE_US}",
+        text="Between packets in short gaps, look again for so long, µs, before sleeping; Linux.",
+        check=_awake_us,
     ),
     Setting(
         key="idle.stream_s",

@@ -44,7 +44,7 @@ from conflux.runtime import status
 from conflux.runtime.continuity import Break, watching
 from conflux.runtime.drivers import Drivers, bind
 from conflux.runtime.localapi import LocalApi
-from conflux.runtime.loop import stop_on_signals
+from conflux.runtime.loop import staying_awake, stop_on_signals
 from conflux.runtime.manager import Manager
 from conflux.runtime.pump import pump
 from conflux.runtime.saved import Membership
@@ -229,6 +229,7 @@ class Node:
             tasks.create_task(self._keep_certified(drivers, anchor, world))
             tasks.create_task(self._keep_joined(world))
             look = stack.enter_context(watching(lambda found: self._broken(found, anchor, world)))
+            stack.enter_context(staying_awake(self._launch.config.awake_us))
             tasks.create_task(self._keep_watch(look, anchor, world))
             await self._gone.wait()
             raise UsageError(

@@ -320,6 +320,7 @@ def test_every_setting_says_who_said_it(tmp_path: Path, setting: Setting) -> Non
         "mtu_bytes": (1400, "1300"),
         "log_format": ("json", "text"),
         "packet_auth": ("strict", "handshake"),
+        "awake_us": (150, "60"),
         "relay.enabled": (False, "true"),
     }
     in_file, in_variable = spoken.get(setting.key, (7.5, "2.5"))
