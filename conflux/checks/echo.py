@@ -50,6 +50,7 @@ class Echo:
         """Return the round trip in seconds, or in words why there is none."""
         began = time.monotonic()
         try:
+            sequence &= 0xFFFF  # what the header has room for
             self._socket.sendto(self._request(sequence), (str(self._target), 0))
             while (left_s := began + wait_s - time.monotonic()) > 0:
                 self._socket.settimeout(left_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +18,26 @@ if TYPE_CHECKING:
 
 DEFAULT_GUARDIAN = "https://guardian.veilnet.app"
 
+MOST_S = 1e9
+"""31 years. The system's own clocks and timers take no more than nine times that."""
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A length of time for which this machine can wait: nan and inf are none."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found) or found > MOST_S:
+            self.fail(f"{value!r} is no length of time: use at most {MOST_S:.0f} seconds.", param, ctx)
+        return found
+
+
 
 config_dir_option = click.option(
     "--config-dir",
@@ -46,7 +66,7 @@ wait_option = click.option(
     "--wait",
     "wait_s",
     envvar="VEILNET_WAIT",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0.0,
     metavar="SECONDS",
     help="How long to wait for Guardian and Master to come up, instead of failing at once.",

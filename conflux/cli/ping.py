@@ -13,7 +13,7 @@ import click
 
 from conflux.api import UsageError
 from conflux.cli import words
-from conflux.cli.options import api_socket, config_dir_option, json_option
+from conflux.cli.options import Seconds, api_socket, config_dir_option, json_option
 
 Address = IPv4Address | IPv6Address
 
@@ -27,7 +27,7 @@ Address = IPv4Address | IPv6Address
     "-i",
     "--interval",
     "interval_s",
-    type=click.FloatRange(0),
+    type=Seconds(min=0),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -37,7 +37,7 @@ Address = IPv4Address | IPv6Address
     "-W",
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from conflux.api import UsageError
 from conflux.cli import words
-from conflux.cli.options import api_socket, config_dir_option, json_option
+from conflux.cli.options import Seconds, api_socket, config_dir_option, json_option
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end the live view once the terminal is as it was."""
 
 
 @click.command()
@@ -21,7 +27,7 @@ from conflux.cli.options import api_socket, config_dir_option, json_option
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -32,7 +38,8 @@ from conflux.cli.options import api_socket, config_dir_option, json_option
 def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: float) -> None:
     """Show state, peers, paths, round trips, loss, throughput, plugins and problems of the node.
 
-    With --watch and --json, one JSON object a line.
+    With --watch and --json, one JSON object a line. Where standard output is no terminal that can
+    be drawn on, --watch prints one text after the other.
     """
     from conflux.runtime import localapi
 
@@ -45,6 +52,8 @@ def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: floa
         click.echo(json.dumps(table, indent=2) if as_json else words.as_text(table))
     elif as_json:
         _each(ask, interval_s, lambda table: click.echo(json.dumps(table)))
+    elif not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        _each(ask, interval_s, lambda table: click.echo(words.as_text(table) + "\n"))
     else:
         _live(ask, interval_s)
 
@@ -83,17 +92,26 @@ def _live(ask: Callable[[], Mapping[str, Any]], interval_s: float) -> None:
         ) from None
     from conflux.cli.view import view
 
-    console = Console()
-    if not console.is_terminal:
-        _each(ask, interval_s, lambda table: console.print(view(table)))
     # By an exception the terminal gets its former picture back; then the signal ends us as always.
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, _end) for number in heeded}
     try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with Live(console=Console(), screen=True, auto_refresh=False) as live:
             _each(ask, interval_s, lambda table: live.update(view(table), refresh=True))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, former)
-        signal.raise_signal(signal.SIGINT)
+    except _Ended as ended:
+        signal.signal(ended.number, former[ended.number])
+        signal.raise_signal(ended.number)
+
+
+class _Ended(BaseException):
+    """A signal has come."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise _Ended(signal.Signals(number))
 
 
 def _each(

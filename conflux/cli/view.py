@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -18,12 +18,15 @@ def view(table: Mapping[str, Any]) -> RenderableType:
     """Return one picture of *table*, the answer to `status`, or {"gone": why}."""
     if "gone" in table:
         return Text(table["gone"], style=ALARM)
-    return Group(_head(table), Text(), _peers(table), Text(), _neighbours(table), *_problems(table))
+    # What is cut off where the terminal has too few lines are the last ones.
+    return Group(_head(table), *_problems(table), Text(), _peers(table), Text(), _neighbours(table))
 
 
 def _head(table: Mapping[str, Any]) -> RenderableType:
     total = table["throughput"]
     head = Table.grid(padding=(0, 2))
+    head.add_column(no_wrap=True)
+    head.add_column(overflow="fold")
     calm = table["state"] == "running" and table["master"]["connected"]
     for name, value, style in (
         ("state", words.state(table), CALM if table["state"] == "running" else WORRY),
@@ -40,7 +43,7 @@ def _head(table: Mapping[str, Any]) -> RenderableType:
 
 
 def _peers(table: Mapping[str, Any]) -> RenderableType:
-    shown = _table("PEER", "PATH", "RTT", "LOSS", "TETHER", "PACKET AUTH", "NODE")
+    shown = _Listed("PEER", "PATH", "RTT", "LOSS", "TETHER", "PACKET AUTH", "NODE")
     for peer in table["peers"]:
         way = words.way(peer)
         shown.add_row(
@@ -56,7 +59,7 @@ def _peers(table: Mapping[str, Any]) -> RenderableType:
 
 
 def _neighbours(table: Mapping[str, Any]) -> RenderableType:
-    shown = _table("NEIGHBOUR", "OUT", "IN", "RTT", "UNDERLAY")
+    shown = _Listed("NEIGHBOUR", "OUT", "IN", "RTT", "UNDERLAY")
     for neighbour in table["neighbours"]:
         shown.add_row(
             Text(neighbour["node_id"][:8], style="dim"),
@@ -75,8 +78,31 @@ def _problems(table: Mapping[str, Any]) -> list[RenderableType]:
     return lines
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    return table
+class _Listed:
+    """A table without its last columns where the terminal is too narrow for them."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._rows: list[Sequence[Text]] = []
+
+    def add_row(self, *cells: Text) -> None:
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = len(self._names)
+        while shown > 1 and _width(self._first(shown), console) > options.max_width:
+            shown -= 1
+        yield self._first(shown)
+
+    def _first(self, columns: int) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in self._names[:columns]:
+            table.add_column(name, no_wrap=columns > 1, overflow="fold")
+        for row in self._rows:
+            table.add_row(*row[:columns])
+        return table
+
+
+def _width(table: Table, console: Console) -> int:
+    """In columns, as if the terminal had any number of them."""
+    return console.measure(table, options=console.options.update_width(100_000)).maximum

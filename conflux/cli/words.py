@@ -7,7 +7,9 @@ from typing import Any
 
 
 def as_text(table: Mapping[str, Any]) -> str:
-    """Return *table* for people."""
+    """Return *table*, the answer to `status` or {"gone": why}, for people."""
+    if "gone" in table:
+        return str(table["gone"])
     total = table["throughput"]
     lines = [
         f"state         {state(table)}",
