@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from conflux.api import ServiceState, UsageError
 from conflux.cli.options import config_dir_option, membership_in_force
+
+if TYPE_CHECKING:
+    from conflux.cli.service import Service
+
+OTHERS = "the service runs the node of another folder: name that one with --config-dir"
 
 
 @click.command()
@@ -27,10 +33,7 @@ def start(config_dir: Path | None) -> None:
     elif service.state() is ServiceState.ABSENT:
         service.come_up({})
     else:
-        raise UsageError(
-            "the service runs the node of another folder: name that one with --config-dir, "
-            "or `veilnet-conflux remove` the service first"
-        )
+        raise UsageError(f"{OTHERS}, or `veilnet-conflux remove` the service first")
     service.say()
 
 
@@ -42,8 +45,7 @@ def stop(config_dir: Path | None) -> None:
 
     service = Service(config_dir)
     service.driver.check()
-    if service.state() is ServiceState.ABSENT:
-        raise UsageError("there is no service to stop: `veilnet-conflux down` ends a node")
+    _check_ours(service, "there is no service to stop: `veilnet-conflux down` ends a node")
     service.driver.stop()
     click.echo("stopped")
 
@@ -56,6 +58,11 @@ def restart(config_dir: Path | None) -> None:
 
     service = Service(config_dir)
     service.driver.check()
+    _check_ours(
+        service,
+        "there is no service to restart: end the node with Ctrl-C or `veilnet-conflux down`, "
+        "then run it again",
+    )
     service.driver.restart()
     service.say()
 
@@ -71,3 +78,11 @@ def remove(config_dir: Path | None) -> None:
         service.driver.check()
     service.remove()
     click.echo("the service is removed")
+
+
+def _check_ours(service: Service, absent: str) -> None:
+    """Raises UsageError, with *absent* if there is none at all."""
+    if service.state() is ServiceState.ABSENT:
+        raise UsageError(absent)
+    if not service.is_ours():
+        raise UsageError(OTHERS)

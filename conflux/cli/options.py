@@ -34,9 +34,10 @@ class Seconds(click.FloatRange):
     ) -> float:
         found = float(super().convert(value, param, ctx))
         if math.isnan(found) or found > MOST_S:
-            self.fail(f"{value!r} is no length of time: use at most {MOST_S:.0f} seconds.", param, ctx)
+            self.fail(
+                f"{value!r} is no length of time: use at most {MOST_S:.0f} seconds.", param, ctx
+            )
         return found
-
 
 
 config_dir_option = click.option(

@@ -36,6 +36,7 @@ MAX_REPLY_BYTES = 64 << 20
 REPLY_S = 5.0
 STOP_S = 10.0
 MAX_CLIENTS = 128
+NO_SUCH_VERB = "no such verb"
 MAX_PATH_BYTES = 103
 """sun_path of macOS without its final zero; Linux has four more."""
 
@@ -124,7 +125,7 @@ class LocalApi:
             request = json.loads(line)
             verb = self._verbs[request["verb"]]
         except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": f"no such verb; there are {', '.join(self._verbs)}"}
+            return {"error": f"{NO_SUCH_VERB}; there are {', '.join(self._verbs)}"}
         return {"ok": verb()}
 
 
@@ -184,10 +185,14 @@ class Answer(dict[str, Any]):
         self._path = path
 
     def __missing__(self, field: str) -> NoReturn:
-        raise UsageError(
-            f"the node at {self._path} is of another version, its answer has no {field}: "
-            "restart it with `veilnet-conflux restart`"
-        )
+        raise _of_another_version(self._path, f"its answer has no {field}")
+
+
+def _of_another_version(path: Path, lack: str) -> UsageError:
+    return UsageError(
+        f"the node at {path} is of another version, {lack}: "
+        "restart it with `veilnet-conflux restart`"
+    )
 
 
 def call(path: Path, verb: str) -> Any:
@@ -210,6 +215,8 @@ def call(path: Path, verb: str) -> Any:
     match reply:
         case {"ok": answer}:
             return answer
+        case {"error": str(reason)} if reason.startswith(NO_SUCH_VERB):
+            raise _of_another_version(path, f"it knows no {verb}")
         case {"error": reason}:
             raise UsageError(f"the node at {path} says: {reason}")
     raise UsageError(f"the node at {path} does not answer: restart it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from click.testing import CliRunner
 
 from conflux.cli import main
 from conflux.hardening import undone_afterwards
+from conflux.runtime.localapi import LocalApi
 from conflux.with_parent import with_parent
 from veilnet_guardian import confluxes, planes, registration, users
 from veilnet_guardian.database import Database
@@ -37,6 +40,7 @@ EMAIL = "alice@example.org"
 DAY_S = 86_400
 STANDIN = Path(__file__).with_name("standin_service.py")
 READY_S = 30.0
+WITHIN_S = 40.0
 
 MEMORY_TUN = """
 from conflux.api import API_VERSION, DriverInfo, hookimpl
@@ -340,6 +344,49 @@ def machine() -> Iterator[Machine]:
     # Not pytest's folder: its path may be too long for a Unix socket.
     with TemporaryDirectory(prefix="veilnet-cli-") as home:
         yield Machine(Path(home))
+
+
+@contextlib.contextmanager
+def standing_in(machine: Machine, **answers: object) -> Iterator[None]:
+    """A node that gives these answers, by verb, and knows no other verbs."""
+    api = LocalApi(
+        machine.folder / "api.sock", {verb: lambda a=a: a for verb, a in answers.items()}
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(api.start(), loop).result(READY_S)
+        yield
+        asyncio.run_coroutine_threadsafe(api.close(), loop).result(READY_S)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def stand_in(machine: Machine) -> Callable[..., contextlib.AbstractContextManager[None]]:
+    return functools.partial(standing_in, machine)
+
+
+@pytest.fixture
+def other_machine() -> Iterator[Machine]:
+    with TemporaryDirectory(prefix="veilnet-cli-") as home:
+        yield Machine(Path(home))
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait for a condition that a node brings about in a while."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        ends = time.monotonic() + WITHIN_S
+        while not condition():
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture

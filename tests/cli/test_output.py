@@ -80,3 +80,19 @@ def test_node_of_an_older_version_is_said_to_be_one(machine, words, answer, lack
         rf"the node at \S+ is of another version, its answer has no {lacking}: "
         "restart it with `veilnet-conflux restart`",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [("status", "status"), ("info", "info"), ("ping 10.0.0.1", "info"), ("down", "stop")],
+)
+def test_node_of_an_older_version_that_lacks_a_verb_is_said_to_be_one(
+    machine, stand_in, words, verb
+):
+    with stand_in(wave=None):
+        ended = machine.quick(*words.split())
+    ended.refused(
+        2,
+        rf"the node at \S+ is of another version, it knows no {verb}: "
+        "restart it with `veilnet-conflux restart`",
+    )

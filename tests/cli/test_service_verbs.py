@@ -176,7 +176,9 @@ def test_service_of_another_folder_is_left_alone(machine, guardian, register):
         json.dumps({"guardian": guardian.url, "conflux_token": token})
     )
     words = ["--config-dir", str(other)]
-    machine.cli("start", *words).refused(2, "the service runs the node of another folder.*")
+    for verb in ("start", "stop", "restart"):
+        machine.cli(verb, *words).refused(2, "the service runs the node of another folder.*")
+        assert machine.state() == "running"
     assert machine.cli("unregister", *words).code == 0
     assert machine.state() == "running"
 
@@ -184,4 +186,5 @@ def test_service_of_another_folder_is_left_alone(machine, guardian, register):
 def test_nothing_to_start_or_stop(machine):
     machine.cli("start").refused(2, "nothing is registered in .*")
     machine.cli("stop").refused(2, "there is no service to stop.*")
+    machine.cli("restart").refused(2, "there is no service to restart: .*run it again")
     assert machine.cli("remove").code == 0

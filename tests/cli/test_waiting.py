@@ -3,16 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
-
-WITHIN_S = 40.0
-
-
-def until(condition):
-    ends = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def troubles(machine):
@@ -20,7 +10,7 @@ def troubles(machine):
     return [p for p in machine.status()["problems"] if "netcheck" in p["do"]]
 
 
-def test_status_is_true_while_guardian_is_down_and_comes_and_goes(machine, mortal):
+def test_status_is_true_while_guardian_is_down_and_comes_and_goes(machine, mortal, until):
     guardian = mortal()
     with machine.node("run", state="waiting for Guardian"):
         table = machine.status()
@@ -43,7 +33,7 @@ def test_status_is_true_while_guardian_is_down_and_comes_and_goes(machine, morta
             assert machine.state() == "running"
 
 
-def test_guardian_that_has_answered_is_no_longer_waited_for(machine, mortal):
+def test_guardian_that_has_answered_is_no_longer_waited_for(machine, mortal, until):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         guardian = mortal("--master", f"nats://127.0.0.1:{mute.getsockname()[1]}")
         with machine.node("run", state="waiting for Guardian"), guardian.up():

@@ -233,10 +233,14 @@ def test_answer_that_is_none_gives_one_line(path, reply):
     asyncio.run(main())
 
 
-def test_unknown_verb_gives_what_the_node_says(path):
+def test_node_that_lacks_a_verb_is_of_another_version(path):
     async def main():
         async with serving(path):
-            with pytest.raises(UsageError, match="says: no such verb; there are status"):
+            assert b"no such verb; there are status" in await send(path, b'{"verb": "dance"}\n')
+            line = (
+                r"of another version, it knows no dance: restart it with `veilnet-conflux restart`"
+            )
+            with pytest.raises(UsageError, match=line):
                 await ask(path, "dance")
 
     asyncio.run(main())
