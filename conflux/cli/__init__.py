@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from conflux import __version__
 from conflux.cli.verbs import VERBS, Commands, added_by_plugins
@@ -66,9 +67,21 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.BadParameter as error:
+            _name_variable(error)
+            raise
         except _usage_error() as error:
             click.echo(f"veilnet-conflux: {error}", err=True)
             sys.exit(error.exit_code)
+
+
+def _name_variable(error: click.BadParameter) -> None:
+    """Where a variable was wrong, click would blame the option that nobody typed."""
+    option, verb = error.param, error.ctx
+    if option is None or verb is None or not isinstance(option.envvar, str):
+        return
+    if verb.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:
+        error.param_hint = f"the variable {option.envvar}"
 
 
 def _usage_error() -> type[UsageError]:

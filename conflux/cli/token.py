@@ -5,6 +5,7 @@ On Linux a token of the command line is blotted out of the process list as soon 
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,12 @@ from conflux.api import UsageError
 
 MAX_FILE_BYTES = 16_384
 STDIN = Path("-")
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""What editors and shells of Windows write first, and how the rest is then encoded."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,10 +90,13 @@ def _read(path: Path) -> str:
         raise UsageError(f"{_name(path)} cannot be read: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(f"{_name(path)} is longer than any token: is it the right file?")
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "ascii")
     try:
-        return data.decode("ascii")
-    except UnicodeDecodeError:
+        text = data.decode(encoding)
+        text.encode("ascii")
+    except UnicodeError:
         raise UsageError(f"{_name(path)} holds no token: a token is plain ASCII") from None
+    return text
 
 
 def _name(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from conflux.api import Kind, UsageError
 from conflux.wire.features import MIN_MTU_BYTES
@@ -77,6 +77,10 @@ def _value_of(text: str) -> object:
     return text
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _tun_name(value: object, place: str) -> str:
     if not isinstance(value, str) or not _TUN_NAME.fullmatch(value) or value in (".", ".."):
         raise UsageError(
@@ -86,7 +90,9 @@ def _tun_name(value: object, place: str) -> str:
 
 
 def _mtu_bytes(value: object, place: str) -> int:
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        number = int(value)
     if type(number) is not int or not MIN_MTU_BYTES <= number <= MAX_PACKET_BYTES:
         raise UsageError(
             f"{place}: {value!r} is no MTU: use {MIN_MTU_BYTES} to {MAX_PACKET_BYTES} bytes"
@@ -120,10 +126,8 @@ def _idle_s(key: str) -> Callable[[object, str], float]:
     most = MAX_IDLE_S[key]
 
     def check(value: object, place: str) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            seconds = float(value)
-            if MIN_IDLE_S <= seconds <= most:
-                return seconds
+        if _is_number(value) and MIN_IDLE_S <= value <= most:
+            return float(value)
         raise UsageError(
             f"{place}: {key} = {value!r} is no idle time: use {MIN_IDLE_S} to {most} seconds"
         )
@@ -139,10 +143,8 @@ def _enabled(value: object, place: str) -> bool:
 
 def _mbit(key: str) -> Callable[[object, str], float]:
     def check(value: object, place: str) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            mbit = float(value)
-            if MIN_RELAY_MBIT <= mbit <= MAX_RELAY_MBIT:
-                return mbit
+        if _is_number(value) and MIN_RELAY_MBIT <= value <= MAX_RELAY_MBIT:
+            return float(value)
         raise UsageError(
             f"{place}: {key} = {value!r} is no rate: use {MIN_RELAY_MBIT} to {MAX_RELAY_MBIT} "
             "Mbit/s, or leave it out for no limit"

@@ -14,6 +14,8 @@ from typing import Any
 from conflux.api import UsageError
 
 FILE_NAME = "conflux.toml"
+MAX_INTEGER_BITS = 63
+"""Without the sign."""
 
 Place = tuple[int, int]
 """Line and column of a key's first character, from 1."""
@@ -29,11 +31,14 @@ class TomlFile:
         text = _read(path)
         try:
             self.data: Mapping[str, Any] = tomllib.loads(text)
+            _check_integers(self.data)
             self._places = places(text)
         except tomllib.TOMLDecodeError as error:
             raise UsageError(_moved(path, text, str(error))) from None
         except RecursionError:
             raise UsageError(f"{path}: nested too deeply") from None
+        except ValueError:
+            raise UsageError(f"{path}: a number in it has too many digits") from None
 
     def place(self, *path: str) -> str:
         """Return "file:line:column" of a key; of its table if it has no place of its own."""
@@ -51,9 +56,21 @@ def places(text: str) -> dict[tuple[str, ...], Place]:
     return _Scanner(text.replace("\r\n", "\n")).scan()
 
 
+def _check_integers(value: object) -> None:
+    """Raise ValueError for one beyond 64 bits, as TOML has it: Python may be unable to print it."""
+    match value:
+        case dict():
+            _check_integers([*value.values()])
+        case list():
+            for inner in value:
+                _check_integers(inner)
+        case int() if value.bit_length() > MAX_INTEGER_BITS:
+            raise ValueError
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark before it
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

@@ -43,7 +43,7 @@ class Membership:
 def load(path: Path) -> Membership | None:
     """Read a membership; None if there is no such file. Raises UsageError if it is corrupt."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # an editor may have put a mark before it
     except FileNotFoundError:
         return None
     except OSError as error:

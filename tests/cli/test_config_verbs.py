@@ -64,6 +64,25 @@ def test_good_configuration_is_said_to_be_in_order(machine):
     assert ended.out == f"{machine.folder} is in order\n"
 
 
+def test_mark_that_editors_of_windows_write_first_is_no_mistake(machine):
+    machine.save("conflux.json", guardian="https://g.example", conflux_token="t")
+    for path in (machine.folder / "conflux.json", machine.folder / "conflux.toml"):
+        text = path.read_text() if path.exists() else "mtu_bytes = 1400\r\n"
+        path.write_text(text, encoding="utf-8-sig")
+    ended = machine.quick("config", "check")
+    assert (ended.code, ended.err) == (0, "")
+    assert shown(machine)["mtu_bytes"] == (1400, "file", f"{machine.folder}/conflux.toml:1:1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "digits"),
+    [("VEILNET_MTU", 5_000), ("VEILNET_IDLE_STREAM_S", 400), ("VEILNET_RELAY_MBIT", 400)],
+)
+def test_number_that_is_far_too_large_is_refused(machine, variable, digits):
+    ended = machine.quick("config", "check", **{variable: "9" * digits})
+    ended.refused(2, f"{variable}: .*9+'? is no .*")
+
+
 @pytest.mark.parametrize(
     ("toml", "line"),
     [

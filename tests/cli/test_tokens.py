@@ -33,6 +33,13 @@ def test_token_is_read_from_a_file_and_from_standard_input(machine):
     assert given(machine, VEILNET_CONFLUX_TOKEN_FILE=str(path)) == TAKEN
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_file_as_windows_writes_it_is_read(machine, encoding):
+    path = machine.home / "token"
+    path.write_bytes(f"{machine.token_of_nobody()}\r\n".encode(encoding))
+    assert given(machine, "--token-file", str(path)) == TAKEN
+
+
 def test_command_line_wins_over_variables_and_of_equals_the_file(machine):
     token = machine.token_of_nobody()
     path = machine.home / "token"
@@ -49,6 +56,9 @@ def test_command_line_wins_over_variables_and_of_equals_the_file(machine):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
+        (b"", "FILE holds no token: put it there, in one line"),
+        (b"\xef\xbb\xbf\r\n", "FILE holds no token: put it there, in one line"),
+        (b"\xff\xfea", "FILE holds no token: a token is plain ASCII"),
         (b" \n", "FILE holds no token: put it there, in one line"),
         (b"a b", "FILE holds more than a token: leave only that, in a line"),
         (b"\xff", "FILE holds no token: a token is plain ASCII"),
@@ -61,6 +71,11 @@ def test_file_that_holds_no_token_is_refused(machine, content, line):
     if content is not None:
         path.write_bytes(content)
     assert given(machine, "--token-file", str(path)) == (2, line.replace("FILE", str(path)))
+
+
+def test_folder_instead_of_a_file_is_refused(machine):
+    line = f"{machine.home} cannot be read: Is a directory"
+    assert given(machine, "--token-file", str(machine.home)) == (2, line)
 
 
 def test_empty_standard_input_is_refused(machine):
