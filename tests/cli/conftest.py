@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -349,20 +350,28 @@ def machine() -> Iterator[Machine]:
 @contextlib.contextmanager
 def standing_in(machine: Machine, **answers: object) -> Iterator[None]:
     """A node that gives these answers, by verb, and knows no other verbs."""
-    api = LocalApi(
-        machine.folder / "api.sock", {verb: lambda a=a: a for verb, a in answers.items()}
-    )
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    verbs = {verb: lambda answer=answer: answer for verb, answer in answers.items()}
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        api, ended = LocalApi(machine.folder / "api.sock", verbs), asyncio.Event()
+        await api.start()
+        begun.set_result((asyncio.get_running_loop(), ended))
+        await ended.wait()
+        await asyncio.sleep(0)  # whoever has just connected is let in, and answered
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        await asyncio.sleep(0)
+        await api.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
+    loop, ended = begun.result(READY_S)
     try:
-        asyncio.run_coroutine_threadsafe(api.start(), loop).result(READY_S)
         yield
-        asyncio.run_coroutine_threadsafe(api.close(), loop).result(READY_S)
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(ended.set)
         thread.join()
-        loop.close()
 
 
 @pytest.fixture
