@@ -204,9 +204,9 @@ def bare(executable, overlay) -> Root:
     bare.run("sh", "-c", "rm -f /usr/bin/python* /usr/local/bin/python*")
     assert bare.run("sh", "-c", "command -v python3 || echo none") == "none\n"
     shutil.copy(executable, overlay.folder)
-    *put, register = typed("executable")
-    bare.run("mv", overlay.folder / executable.name, f"/root/{put[0].split()[-1]}")
-    bare.run("sh", "-c", "\n".join(put), cwd="/root")
+    put, register = typed("executable")
+    bare.run("mv", overlay.folder / executable.name, f"/root/{put.split()[-2]}")
+    bare.run("sh", "-c", put, cwd="/root")
     assert register == "veilnet-conflux register -t TOKEN"
     return bare
 
