@@ -24,4 +24,6 @@ def completion(context: click.Context, shell: str) -> None:
     # Not by click's own choice: bash's class would run bash to learn its version.
     kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
     found = kind(context.find_root().command, {}, PROGRAM, VARIABLE)
-    click.echo(found.source_template % found.source_vars())
+    script = found.source_template % found.source_vars()
+    # The one for fish would end each explanation at its first comma.
+    click.echo(script.replace('(string split ","', '(string split --max 1 ","'))

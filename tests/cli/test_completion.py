@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -66,6 +68,58 @@ def test_real_bash_completes_by_the_script():
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "netcheck"
     assert "-F _veilnet_conflux_completion veilnet-conflux" in done.stdout
+
+
+def found(shell: str) -> str:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed (Debian: apt install {shell})")
+    return path
+
+
+def test_real_fish_completes_by_the_script(tmp_path):
+    script = """
+        veilnet-conflux completion fish | source
+        complete -C "veilnet-conflux netch"
+        complete -C "veilnet-conflux up --packet-auth st"
+    """
+    done = subprocess.run(
+        [found("fish"), "--no-config", "-c", script], capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": PATH, "HOME": str(tmp_path)}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    verb, level = done.stdout.splitlines()
+    assert verb.startswith("netcheck\tCheck UDP, NAT")
+    assert level == "strict"
+
+
+def test_real_zsh_completes_by_the_script(tmp_path):
+    zsh, (ours, theirs) = found("zsh"), pty.openpty()
+    environment = {"PATH": PATH, "HOME": str(tmp_path), "TERM": "dumb"}
+    with subprocess.Popen(
+        [zsh, "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            os.close(theirs)
+            # No word is echoed as it is printed: what comes is the shell's answer.
+            os.write(ours, b"PS1= PS2= RPS1=; autoload -U compinit && compinit -u -D\n")
+            os.write(ours, b"source <(veilnet-conflux completion zsh); print rea''dy\n")
+            read_until(ours, b"ready")
+            os.write(ours, b"veilnet-conflux netch\t")
+            read_until(ours, b"veilnet-conflux netcheck")
+            os.write(ours, b"\x15veilnet-conflux up --packet-auth st\t")
+            read_until(ours, b"--packet-auth strict")
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def read_until(terminal: int, part: bytes) -> None:
+    seen = b""
+    while part not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        seen += os.read(terminal, 65_536)
 
 
 def test_unknown_shell_is_refused(machine):
