@@ -52,10 +52,17 @@ def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: floa
         click.echo(json.dumps(table, indent=2) if as_json else words.as_text(table))
     elif as_json:
         _each(ask, interval_s, lambda table: click.echo(json.dumps(table)))
-    elif not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
-        _each(ask, interval_s, lambda table: click.echo(words.as_text(table) + "\n"))
-    else:
+    elif _can_be_drawn_on():
         _live(ask, interval_s)
+    else:
+        _each(ask, interval_s, lambda table: click.echo(words.as_text(table) + "\n"))
+
+
+def _can_be_drawn_on() -> bool:
+    """Whether standard output, which may be closed, is a terminal that knows a cursor."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return False
+    return os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _beside_service(config_dir: Path | None, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -93,9 +100,11 @@ def _live(ask: Callable[[], Mapping[str, Any]], interval_s: float) -> None:
     from conflux.cli.view import view
 
     # By an exception the terminal gets its former picture back; then the signal ends us as always.
-    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, _end) for number in heeded}
+    former = {number: signal.getsignal(number) for number in ENDING}
     try:
+        for number, handler in former.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _end)
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             _each(ask, interval_s, lambda table: live.update(view(table), refresh=True))
     except _Ended as ended:

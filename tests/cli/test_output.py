@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -19,27 +14,6 @@ def typed(machine, words, out, **variables):
         env=machine.environment(variables), cwd=machine.home, encoding="ascii",
         stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False,
     )  # fmt: skip
-
-
-@contextmanager
-def answering(machine, answer) -> Iterator[None]:
-    """A node that gives one *answer*."""
-    machine.folder.mkdir(mode=0o700)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(machine.folder / "api.sock"))
-        listening.listen()
-        listening.settimeout(60)
-
-        def serve():
-            client, _ = listening.accept()
-            with client:
-                client.recv(1000)
-                client.sendall(json.dumps({"ok": answer}).encode() + b"\n")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        thread.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
@@ -60,8 +34,8 @@ def test_reader_that_went_away_is_no_news(machine, unbuffered):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_name_that_the_encoding_lacks_is_shown_escaped(machine):
-    with answering(machine, {"tag": "\u65e5"}):
+def test_name_that_the_encoding_lacks_is_shown_escaped(machine, stand_in):
+    with stand_in(info={"tag": "\u65e5"}):
         done = typed(machine, "info", subprocess.PIPE, PYTHONIOENCODING="latin-1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["tag", r"\u65e5"]
@@ -72,8 +46,8 @@ def test_name_that_the_encoding_lacks_is_shown_escaped(machine):
     ("answer", "lacking"),
     [({"state": "running"}, "throughput"), ({"state": "running", "throughput": {}}, r"\w+")],
 )
-def test_node_of_an_older_version_is_said_to_be_one(machine, words, answer, lacking):
-    with answering(machine, answer):
+def test_node_of_an_older_version_is_said_to_be_one(machine, stand_in, words, answer, lacking):
+    with stand_in(status=answer):
         ended = machine.cli(*words.split())
     ended.refused(
         2,
@@ -96,3 +70,15 @@ def test_node_of_an_older_version_that_lacks_a_verb_is_said_to_be_one(
         rf"the node at \S+ is of another version, it knows no {verb}: "
         "restart it with `veilnet-conflux restart`",
     )
+
+
+def test_output_that_is_closed_is_watched_like_any_that_cannot_be_drawn_on(machine, stand_in):
+    words = f"exec {sys.executable} -m conflux status --watch >&-"
+    with stand_in(status={"state": "running"}):
+        done = subprocess.run(
+            ["bash", "-c", words], env=machine.environment({}), stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "is of another version" in line
