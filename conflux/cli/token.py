@@ -53,13 +53,17 @@ def token_options(what: str, variable: str) -> Callable[[F], F]:
 def token_in(token: str | None, token_file: Path | None) -> str:
     """Return the token that the running command was given, empty if none. Raises UsageError.
 
-    The command line wins over variables, as everywhere; of two that are equally near, the file.
+    The command line wins over variables, as everywhere; of two variables, that of the file.
     """
     from conflux.hardening import hide_argument
 
     if token:
         hide_argument(token)
-    if token_file is None or (_typed("token") and not _typed("token_file")):
+    if token_file is None:
+        return token or ""
+    if _typed("token"):
+        if _typed("token_file"):
+            raise UsageError("--token and --token-file are given both: leave out one of them")
         return token or ""
     return token_of_file(token_file)
 

@@ -40,15 +40,15 @@ def test_file_as_windows_writes_it_is_read(machine, encoding):
     assert given(machine, "--token-file", str(path)) == TAKEN
 
 
-def test_command_line_wins_over_variables_and_of_equals_the_file(machine):
+def test_command_line_wins_over_variables_and_of_these_the_file(machine):
     token = machine.token_of_nobody()
     path = machine.home / "token"
     path.write_text(token)
     bad = machine.home / "bad"
     bad.write_text("bad")
-    whole = "the conflux token is not whole: copy it again, in one piece"
     assert given(machine, "-t", token, VEILNET_CONFLUX_TOKEN_FILE=str(bad)) == TAKEN
-    assert given(machine, "-t", token, "--token-file", str(bad)) == (2, whole)
+    both = (2, "--token and --token-file are given both: leave out one of them")
+    assert given(machine, "-t", token, "--token-file", str(path)) == both
     both = {"VEILNET_CONFLUX_TOKEN": "bad", "VEILNET_CONFLUX_TOKEN_FILE": str(path)}
     assert given(machine, **both) == TAKEN
 

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 from conflux.cli import main
+from veilnet_guardian.cli import main as guardian
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "install.md").read_text()
@@ -53,6 +54,13 @@ def test_every_command_that_the_page_names_is_one_with_these_options():
         assert verb in main.commands, verb
         known = {name for option in main.commands[verb].params for name in option.opts}
         assert set(options) <= known, (verb, options)
+
+
+def test_every_command_of_guardian_that_the_page_names_is_one():
+    found = re.findall(r"veilnet-guardian ([a-z]+) ([a-z]+)`", PAGE)
+    assert len(found) >= 2
+    for group, verb in found:
+        assert verb in guardian.commands[group].commands
 
 
 def test_page_names_the_services_and_logs_of_the_drivers():
