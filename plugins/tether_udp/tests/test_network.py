@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conflux import lab
+from conflux_tether_udp.loss import UNIT_GAIN
 
 pytestmark = pytest.mark.lab
 
@@ -325,7 +327,8 @@ def test_links_that_lose_carry_long_messages_whole_and_reliable_ones_arrive(inte
     near.do("send", count=1_500, size=0, every_s=0.001)
     before = far.state()["datagrams"]
     state = near.until(lambda state: state["loss"], "a report")
-    assert (state["unit"] + 16) / 1_456 > 20
+    # Several times what the loss itself would allow: nearly all is sent again in time.
+    assert (state["unit"] + 16) / 1_456 > 4 * UNIT_GAIN / math.sqrt(per_mille / 1_000)
     assert state["loss"] == pytest.approx(per_mille / 1_000, rel=0.5)
     near.do("send", count=1_000, size=0, every_s=0.001)
     far.until(lambda state: state["datagrams"] - before > 980, "nearly all messages")
