@@ -5,8 +5,10 @@ BIN   := $(VENV)/bin
 # Programs are started by the dozen: each module is compiled once, whatever the environment says.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE
+# What a target needs is made side by side.
+MAKEFLAGS += --jobs=2
 
-.PHONY: help env demo build test test-all lint types bench bench-micro bench-baseline fuzz lock clean
+.PHONY: help env demo build test test-all liboqs lint types bench bench-micro bench-baseline fuzz lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,11 +27,13 @@ build: env ## Wheels, executable and Debian package, into dist/; WHAT=wheels|exe
 	@tools/need build
 	@$(BIN)/python tools/release $(WHAT)
 
-test: env lint types ## Lint, types, layers and every test that this machine can run
+test: env lint types liboqs ## Lint, types, layers and every test that this machine can run
 	@tools/need test
-	@plugins/crypto_oqs/tools/build-liboqs || echo "make test: without liboqs its tests are skipped"
 	@plugins/tether_webrtc/tools/far-end || echo "make test: without libdatachannel its tests are skipped"
 	@tools/test "not thorough" $(ARGS)
+
+liboqs: env
+	@plugins/crypto_oqs/tools/build-liboqs || echo "without liboqs its tests are skipped"
 
 test-all: env lint types ## The same, and a skip is a failure
 	@tools/need test-all

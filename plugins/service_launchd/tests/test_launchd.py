@@ -59,6 +59,7 @@ class TestConformance(ServiceConformance):
         return ServiceUnit(command=["/bin/false"], description="It fails")
 
 
+@pytest.mark.thorough
 class TestKilled(KilledServiceConformance):
     @pytest.fixture(autouse=True)
     def _home(self, home):
