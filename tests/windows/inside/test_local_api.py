@@ -60,7 +60,7 @@ def test_many_may_ask_at_once(path: Path) -> None:
 def test_unknown_verb_is_told(path: Path) -> None:
     async def main() -> None:
         async with serving(path):
-            with pytest.raises(UsageError, match="says: no such verb; there are status, info"):
+            with pytest.raises(UsageError, match="is of another version, it knows no dance"):
                 await asyncio.to_thread(localapi.call, path, "dance")
 
     loop.run(main())
