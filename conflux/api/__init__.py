@@ -37,6 +37,7 @@ from conflux.api.errors import (
     WireError,
 )
 from conflux.api.hookspecs import hookimpl
+from conflux.api.libraries import named_libraries
 from conflux.api.router import LinkSample, PathSample, Router
 from conflux.api.service import ServiceDriver, ServiceState, ServiceUnit
 from conflux.api.tether import (
@@ -116,4 +117,5 @@ __all__ = [
     "UsageError",
     "WireError",
     "hookimpl",
+    "named_libraries",
 ]

@@ -6,12 +6,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-API_VERSION = (1, 2)
+API_VERSION = (1, 3)
 """(major, minor) of every contract in `conflux.api`. A plugin names the one it was written for.
 
 1.1: `Tether.unit_bytes`, `TunDevice.gso`, `RegistrationRequest.attempt`,
 `Registration.other_addresses`. 1.2: `AuthDriver.check`, `ControlDriver.check`,
-`ServiceDriver.check`.
+`ServiceDriver.check`. 1.3: `named_libraries`.
 """
 
 

@@ -19,11 +19,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from conflux.api import Unavailable
+from conflux.api import Unavailable, named_libraries
 
 KEM = "ML-KEM-768"
 SIGNATURE = "ML-DSA-65"
@@ -61,7 +60,7 @@ def import_oqs() -> ModuleType:
     liboqs = locate()
     # Its logger gets a handler on standard output, which belongs to `--json` here.
     logging.getLogger("oqs.oqs").disabled = True
-    with _found(liboqs), warnings.catch_warnings():
+    with named_libraries({"oqs": liboqs, "liboqs": None}), warnings.catch_warnings():
         # It warns of any other version than its own; the driver checks what matters.
         warnings.simplefilter("ignore", UserWarning)
         try:
@@ -162,22 +161,3 @@ def _verify_fault(library: ctypes.CDLL) -> str | None:
     finally:
         free(scheme)
     return None
-
-
-@contextmanager
-def _found(liboqs: str) -> Iterator[None]:
-    """Let liboqs-python find *liboqs*, and nothing else, as long as it is being imported."""
-    former = ctypes.util.find_library
-
-    def find(name: str) -> str | None:
-        if name == "oqs":
-            return liboqs
-        return None if name == "liboqs" else former(name)
-
-    ctypes.util.find_library = find
-    try:
-        yield
-    finally:
-        # Another thread may have put one of its own over ours meanwhile: it still needs that.
-        if ctypes.util.find_library is find:
-            ctypes.util.find_library = former
