@@ -47,6 +47,9 @@ def status(config_dir: Path | None, as_json: bool, watch: bool, interval_s: floa
         table: dict[str, Any] = localapi.call(api_socket(config_dir), "status")
         return table
 
+    source = click.get_current_context().get_parameter_source("interval_s")
+    if not watch and source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError("--interval is of --watch: add that, or leave it out")
     if not watch:
         table = _beside_service(config_dir, ask)
         click.echo(json.dumps(table, indent=2) if as_json else words.as_text(table))

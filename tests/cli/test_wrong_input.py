@@ -66,6 +66,10 @@ def test_missing_argument(machine, words):
     not_understood(machine.quick(*words.split()), "Missing argument")
 
 
+def test_interval_of_a_status_that_is_shown_once(machine):
+    machine.quick("status", "--interval", "1").refused(USAGE, "--interval is of --watch: .+")
+
+
 def test_unknown_verb(machine):
     not_understood(machine.quick("dance"), "No such command 'dance'")
     not_understood(machine.quick("config", "dance"), "No such command 'dance'")
