@@ -22,7 +22,9 @@ from conflux.wire.frame import LABEL_HERE, MessageType, probe, read_probe
 
 PROBE_BUSY_S = 0.25
 """Between probes of a tether that carries frames, and of one that owes an answer."""
-PROBE_IDLE_S = 1.0
+PROBE_IDLE_S = 2.0
+FIRST_ECHO_S = 1.0
+"""How long the first echo may take."""
 PROBE_AGAIN_S = 0.1
 """Between the probes that follow an unanswered one."""
 SUSPECT_PROBES = 3
@@ -133,7 +135,7 @@ class Neighbour:
     def patience_s(self, floor_s: float) -> float:
         """How long an echo may take."""
         if self.srtt_s is None:
-            return PROBE_IDLE_S
+            return FIRST_ECHO_S
         return max(self.srtt_s + 4 * self.rttvar_s + PATIENCE_S, PROBE_AGAIN_S, floor_s)
 
     def measured(self, rtt_s: float) -> None:

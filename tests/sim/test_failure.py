@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from conflux.anchor.resend import FORGIVE_S, KEEP_BYTES, KEEP_S, MAX_SLOTS
 from conflux.testing import EqualRouter
 from conflux.testing.simnet import EVERY_S, Bulk, SimNetwork, SimNode
 from conflux.wire.control import AuthLevel, Kind, envelope
-from conflux.wire.frame import IN_STREAM
+from conflux.wire.frame import IN_STREAM, MessageType, read_outer
 from conflux.wire.report import Report
 
 
@@ -40,6 +41,28 @@ def in_use(source: SimNode, target: SimNode, relays: list[SimNode]) -> SimNode:
 
 def count(node: SimNode, name: str) -> int:
     return node.anchor.counters[name]
+
+
+# Probes
+
+
+def test_tether_is_probed_four_times_a_second_in_use_and_every_two_seconds_idle():
+    network = network_of()
+    left, right = (network.add_node(name, teams=["ops"]) for name in ("left", "right"))
+    probes: Counter[str] = Counter()
+
+    def note(source: str, _: str, message: bytes) -> None:
+        probes[source] += read_outer(memoryview(message))[0] is MessageType.PROBE
+
+    left.ping(right)
+    network.run(5)
+    network.on_datagram = note
+    network.run(20)
+    assert set(probes.values()) == {10}
+    probes.clear()
+    Bulk(network, left, right).run(20)
+    for sent in probes.values():
+        assert sent == pytest.approx(80, abs=6)
 
 
 # A relay dies

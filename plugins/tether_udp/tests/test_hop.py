@@ -127,6 +127,24 @@ def test_round_trip_is_measured(make_pair):
     assert pair.far.hop.rtt_s == pytest.approx(0.08)
 
 
+@pytest.mark.parametrize(("each_s", "least", "most"), [(0.01, 19, 20), (0.5, 3, 4)])
+def test_round_trip_is_asked_for_each_second_of_a_flow_and_every_five_of_a_trickle(
+    pair, each_s, least, most
+):
+    pair.settle(5)
+    del pair.net.log[:]
+    for _ in range(round(20 / each_s)):
+        pair.near.post(b"x")
+        pair.net.run(each_s)
+    own = pair.near.addresses[0]
+    probes = [
+        data
+        for source, _, data in pair.net.log
+        if source == own and data[14] >> 6 == 2 and len(data) < 100
+    ]
+    assert least <= len(probes) <= most
+
+
 def test_long_round_trips_are_no_silence(make_pair):
     """By satellite: nothing is tried again, doubted or changed just because it takes its time."""
     pair = make_pair(delay_s=0.4, seed=4)

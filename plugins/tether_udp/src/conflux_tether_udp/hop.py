@@ -51,7 +51,10 @@ reported for twice as long: their size is in doubt."""
 BROKEN_SHARE = 0.5
 """So many messages of one report arrived in part only: the same."""
 RTT_S = 1.0
-"""Between measurements of the round trip while messages go out."""
+"""Between measurements of the round trip while messages go out, RTT_MESSAGES or more meanwhile."""
+RTT_MESSAGES = 64
+RTT_FEW_S = 5.0
+"""Between them while few do."""
 KEEP_ALIVE_S = 15.0
 """RFC 8445 §11: no NAT that heeds RFC 4787 forgets a mapping so soon."""
 DEAD_S = 30.0
@@ -107,6 +110,7 @@ class Hop:
         self._silences = 0
         self._unreported_at: float | None = None
         self._rtt_at = now
+        self._unmeasured = 0
         self._paths.start(candidates, now)
 
     # Egress
@@ -130,6 +134,7 @@ class Hop:
             taken += 1
         if taken:
             self._sent_at = now
+            self._unmeasured += taken
             if self._watch_at is None:
                 self._watch(now)
             if self._unreported_at is None:
@@ -406,8 +411,9 @@ class Hop:
         else:
             mtu.used(now)
         self._arm(mtu.due)
-        if now - self._rtt_at >= RTT_S:
+        if now - self._rtt_at >= (RTT_S if self._unmeasured >= RTT_MESSAGES else RTT_FEW_S):
             self._rtt_at = now
+            self._unmeasured = 0
             self._challenge(path, Why.KEEP, now)
 
     # Time
