@@ -69,7 +69,7 @@ class SimulatedPath:
                 return
             if deadline < due:
                 self.now = max(self.now, deadline)
-                self.out.on_timeout(self.now)
+                self.out.on_timer(self.now)
             else:
                 self.now, _, arrive, packet = heapq.heappop(self._events)
                 arrive(packet)

@@ -186,17 +186,64 @@ def test_nothing_of_an_old_message_is_sent_again(simulate):
     assert sent_bytes_where_only_the_next_arrives(path) < 62_000
 
 
-def test_last_message_lost_does_not_block_the_next(simulate):
-    """Nothing that follows shows the loss: the timer gives it up, and it is soon forgotten."""
-    path = simulate()
-    lost = []
-    path.drop = lambda packet: not lost and not lost.append(packet)
-    path.out.send(path.now, b"lost", 0, BINARY)
-    path.run(2)
+@pytest.mark.parametrize("size", [4, 60_000])
+@pytest.mark.parametrize("losses", [1, 2])
+def test_lost_end_of_what_is_sent_is_found_by_a_probe(simulate, size, losses):
+    """Nothing follows that would show it, and an RTO would be 200 ms."""
+    path = simulate(delay_s=0.0005, rate=1e8)
+    path.run(1)
+    path.out.send(path.now, message(500), 0, BINARY)
+    path.run(1)  # the round trip is known
+    last = message(size)
+    packets = -(-size // 1_160)
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or packets <= len(seen) < packets + losses
+    path.out.send(path.now, last, 0, BINARY)
+    path.run(0.05)
+    assert path.delivered[1:] == [(0, last)]
     assert path.out.deadline is None
+
+
+def test_overtaken_chunk_is_found_within_a_round_trip_and_a_half(simulate):
+    """Too little follows to tell it from one that was overtaken by chance."""
+    path = simulate(delay_s=0.01, rate=1e8)
+    path.run(1)
+    path.out.send(path.now, message(500), 0, BINARY)
+    path.run(1)
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or len(seen) == 2
+    path.out.send(path.now, message(5_000), 0, BINARY)
+    path.run(0.02 * 1.5 + 0.011)
+    assert len(path.delivered) == 2
+
+
+def test_last_message_lost_with_its_probes_does_not_block_the_next(simulate):
+    """The timer gives it up, and it is soon forgotten."""
+    path = simulate()
+    path.drop = lambda packet: packet[0] == outbound.DATA
+    path.out.send(path.now, b"lost", 0, BINARY)
+    path.run(5)
+    assert path.out.deadline is None
+    path.drop = lambda packet: False
     path.out.send(path.now, b"next", 0, BINARY)
     path.run(1)
     assert path.delivered == [(0, b"next")]
+
+
+def test_far_end_is_asked_for_a_sack_at_once_where_nothing_follows(simulate, chunks_of):
+    path = simulate()
+    flags = []
+
+    def note(packet):
+        flags.extend(each for kind, each, _ in chunks_of(packet) if kind == outbound.DATA)
+        return False
+
+    path.drop = note
+    for size in (400, 3_000, 400):
+        path.out.send(path.now, message(size), 0, BINARY)
+    path.run(1)
+    asks = [bool(each & outbound.IMMEDIATE) for each in flags]
+    assert asks == [False] * (len(flags) - 1) + [True]
 
 
 def test_lost_forward_tsn_is_sent_again_while_data_flows(simulate):
@@ -216,6 +263,16 @@ def test_lost_forward_tsn_is_sent_again_while_data_flows(simulate):
     assert len(forwards) > 1
     assert len(path.delivered) == 1_999
     assert path.out.deadline is None
+
+
+def test_long_messages_survive_a_path_that_loses_one_packet_in_twenty(simulate):
+    path = simulate(loss=0.05, seed=8, delay_s=0.0005, rate=1e8)
+    flood(path, 60_000)
+    given_up, abandon = [], path.out._abandon
+    path.out._abandon = lambda message: given_up.append(message) or abandon(message)
+    path.run(5)
+    assert path.delivered_bytes > 5 * 10e6
+    assert len(given_up) < 0.02 * path.delivered_bytes / 60_000
 
 
 @pytest.mark.parametrize(("loss", "share"), [(0.001, 0.5), (0.01, 0.15)])
@@ -284,7 +341,7 @@ def test_no_sack_breaks_the_sender(sacks):
         assert 0 <= out.loss <= 1
     for _ in range(200):
         now += 10
-        out.on_timeout(now)
+        out.on_timer(now)
         while out.packet(now, out.forward_tsn(now)):
             pass
         out.on_sack(now, out._tsn & 0xFFFFFFFF, 1 << 20, [])

@@ -337,15 +337,20 @@ class Association(RTCSctpTransport):
     def _set_timer(self) -> None:
         """Have `_on_timer` called by the deadline; a timer that is too early sets itself anew."""
         deadline = self._out.deadline
-        if deadline is not None and self._timer is None and not self._is_closed:
-            self._timer = self._turns.call_at(deadline, self._on_timer)
+        if deadline is None or self._is_closed:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._turns.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         deadline = self._out.deadline
         now = self._turns.time()
         if deadline is not None and deadline <= now:
-            self._out.on_timeout(now)
+            self._out.on_timer(now)
             self._flush()
         self._set_timer()
 

@@ -46,10 +46,20 @@ class Congestion:
         self._threshold = MOST_WINDOW_BYTES
         self._rtt = 0.0
         self._rttvar = 0.0
-        self._least_rtt = float("inf")
+        self.least_rtt = float("inf")
         self._least_at = 0.0
         self._lull_bytes: int | None = None  # the window for as long as one lasts
         self._lull_empty_at: float | None = None
+
+    @property
+    def patience_s(self) -> float:
+        """How old a chunk is at least that is lost, if a later one has arrived (RFC 8985 §6.2)."""
+        return self.rto if self.srtt is None else 1.25 * max(self._rtt, self.srtt)
+
+    @property
+    def probe_s(self) -> float:
+        """How long nothing may be heard until there is a probe (RFC 8985 §7.2)."""
+        return self.rto if self.srtt is None else 2 * self.srtt + 4 * self._rttvar
 
     def limit(self, now: float, flight_bytes: int) -> int:
         """How many bytes may be in flight, of which there are *flight_bytes*."""
@@ -71,8 +81,8 @@ class Congestion:
         self.rto = min(max(self.srtt + 4 * self._rttvar, RTO_MIN_S), RTO_MAX_S)
         if self._lull_empty_at is not None and sent_at >= self._lull_empty_at:
             self._end_lull(now, rtt)
-        if rtt <= self._least_rtt:
-            self._least_rtt = rtt
+        if rtt <= self.least_rtt:
+            self.least_rtt = rtt
             self._least_at = now
         elif self._lull_bytes is None:
             self._consider_lull(now, self.srtt)
@@ -82,7 +92,7 @@ class Congestion:
         ceiling = self._ceiling_s()
         if age > LEAST_RTT_AGE_S or (srtt > ceiling and age > LULL_INTERVAL_S):
             # Half of what the path holds without a queue.
-            half = int(self.window * self._least_rtt / srtt / 2)
+            half = int(self.window * self.least_rtt / srtt / 2)
             self._lull_bytes = max(half, LEAST_WINDOW_BYTES)
             self._lull_empty_at = None
 
@@ -90,7 +100,7 @@ class Congestion:
         """*rtt* is of a packet that met no queue of ours: the least anew, and what follows."""
         before = self.srtt or rtt
         self._lull_bytes = self._lull_empty_at = None
-        self._least_rtt = rtt
+        self.least_rtt = rtt
         self._least_at = now
         share = max(self._ceiling_s() / before, 0.75)
         if share < 1:
@@ -127,12 +137,12 @@ class Congestion:
         socket buffer where both ends are near. A lost chunk costs its whole message here, so the
         last share of a queue is worth no loss: claim it like one flow, and leave what only delays.
         """
-        if self._rtt <= 1.25 * self._least_rtt + DELAY_KNEE_S:
+        if self._rtt <= 1.25 * self.least_rtt + DELAY_KNEE_S:
             return FLOWS
         return 1 if self._rtt <= self._ceiling_s() else 0
 
     def _ceiling_s(self) -> float:
-        return 2 * self._least_rtt + DELAY_CEILING_S
+        return 2 * self.least_rtt + DELAY_CEILING_S
 
     def on_timeout(self) -> None:
         self._threshold = max(self.window // 2, LEAST_WINDOW_BYTES)

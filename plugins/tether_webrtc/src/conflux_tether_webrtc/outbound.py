@@ -1,5 +1,8 @@
 """The sending half of an SCTP association (RFC 9260 §6, §7; RFC 3758), without I/O and clock.
 
+What is lost is found as RACK-TLP does it (RFC 8985): by what was sent later and has arrived, by
+time, and by a probe where nothing was sent later.
+
 Times are seconds of any monotonic clock. TSNs are plain integers that never wrap; only the wire
 knows their low 32 bits.
 
@@ -23,7 +26,8 @@ PAYLOAD_BYTES = 1_176
 
 DATA_HEADER = struct.Struct("!BBHLHHL")
 DATA = 0
-END, BEGIN, UNORDERED = 0x01, 0x02, 0x04
+END, BEGIN, UNORDERED, IMMEDIATE = 0x01, 0x02, 0x04, 0x08
+"""IMMEDIATE asks for a SACK without delay (RFC 7053): nothing follows that would cause one."""
 FORWARD_TSN = struct.Struct("!BBHL")
 FORWARD_TSN_TYPE = 192
 
@@ -32,7 +36,13 @@ MIN_FRAGMENT_BYTES = 256
 
 REORDERED = 8
 """A chunk is lost once one that was sent this many packets later has arrived. Packets, because what
-a path reorders is packets: of small messages, one holds more than ten chunks."""
+a path reorders is packets: of small messages, one holds more than ten chunks. Or once any that was
+sent later has arrived, and a round trip and a quarter have passed."""
+
+PROBES = 2
+"""At most, until something arrives."""
+PROBE_LEAST_S = 0.01
+"""Nothing is probed for sooner than this: two busy machines may take that long to answer."""
 
 RESENDS = 3
 """So often a chunk of a message that need not arrive is sent again: one that a path loses at random
@@ -105,7 +115,7 @@ class Outbound:
     """Cuts messages into packets as congestion control allows.
 
     Lost chunks are sent again: those of an unreliable message a few times and not for long, then it
-    is given up whole. `deadline` says when `on_timeout` is due.
+    is given up whole. `deadline` says when `on_timer` is due.
     """
 
     def __init__(self, first_tsn: int, *, peer_window: int) -> None:
@@ -113,7 +123,6 @@ class Outbound:
         """Of messages that wait for their first fragment, or in parts for the rest."""
         self.reliable_bytes = 0
         """Reliable messages not yet acknowledged in full, counted in the same way or in flight."""
-        self.deadline: float | None = None
 
         self._datagrams: Lane[Message] = Lane()
         self._reliable: deque[Message] = deque()
@@ -133,12 +142,23 @@ class Outbound:
         self._packet = 0  # how many were sent
         self._highest_packet = 0  # the last of which something arrived
 
+        self._give_up_at: float | None = None
+        self._heard_at = 0.0
+        self._overdue_at: float | None = None  # what was overtaken is lost then
+        self._probes = 0  # since something arrived
+
         self._flight_bytes = 0
         self._congestion = Congestion()
         self.peer_window = peer_window
         self._recovery = self._tsn  # a loss up to here belongs to the last event
         self._limited = False
         self._last_sent_at = 0.0
+
+    @property
+    def deadline(self) -> float | None:
+        """When something is due, None as long as nothing is in flight."""
+        dues = (self._give_up_at, self._probe_at(), self._overdue_at)
+        return min((due for due in dues if due is not None), default=None)
 
     @property
     def srtt(self) -> float | None:
@@ -220,6 +240,8 @@ class Outbound:
         message.offset = end = start + size
         if size == left:
             flags |= END
+            if not (self._datagrams or self._reliable):
+                flags |= IMMEDIATE
             self._current = None
         if not message.reliable:
             self.queued_bytes -= size
@@ -251,12 +273,12 @@ class Outbound:
         sent.sent_at = now
         self._flight_bytes += size
         self._sent(now)
-        return _data_chunk(tsn, sent.flags, sent.message, sent.start, sent.end)
+        return _data_chunk(tsn, sent.flags | IMMEDIATE, sent.message, sent.start, sent.end)
 
     def _sent(self, now: float) -> None:
         self._last_sent_at = now
-        if self.deadline is None:
-            self.deadline = now + self._congestion.rto
+        if self._give_up_at is None:
+            self._give_up_at = now + self._congestion.rto
 
     def forward_tsn(self, now: float) -> bytes:
         """The FORWARD TSN chunk that is due, else nothing (RFC 3758 §3.2).
@@ -294,14 +316,15 @@ class Outbound:
             at = bisect_right(starts, tsn) - 1
             return at >= 0 and tsn <= ends[at]
 
-        newest = self._acknowledge(range(self._acked + 1, acked + 1))
+        newest = self._acknowledge(range(self._acked + 1, acked + 1), now)
         self._acked = acked
         highest = max(acked, self._highest, min(ends[-1], self._tsn) if ends else acked)
         fresh = range(max(acked, self._highest) + 1, highest + 1)
         in_gaps = [tsn for tsn in fresh if arrived(tsn)]
         candidates = [tsn for tsn in self._holes if tsn > acked]
-        newest = max(newest, self._acknowledge([tsn for tsn in candidates if arrived(tsn)]))
-        newest = max(newest, self._acknowledge(in_gaps))
+        filled = [tsn for tsn in candidates if arrived(tsn)]
+        newest = max(newest, self._acknowledge(filled, now))
+        newest = max(newest, self._acknowledge(in_gaps, now))
         if newest:
             self._congestion.on_round_trip(now, newest)
         self._highest = highest
@@ -311,16 +334,20 @@ class Outbound:
         self.peer_window = peer_window
 
         delivered = before - self._flight_bytes
+        self._settle(now, delivered, limited=limited)
+        if advance or delivered > 0:
+            self._rearm(now)
+
+    def _settle(self, now: float, delivered: int, *, limited: bool) -> None:
+        """*delivered* bytes came out of flight: find what is lost, and tell congestion control."""
         lost = self._find_lost(now)
         is_new_loss = lost > 0 and self._highest > self._recovery
         self._congestion.on_sack(delivered, lost, limited=limited, is_new_loss=is_new_loss)
         if is_new_loss:
             self._recovery = self._tsn
         self._advance_point()
-        if advance or delivered > 0:
-            self._rearm(now)
 
-    def _acknowledge(self, tsns: Sequence[int]) -> float:
+    def _acknowledge(self, tsns: Sequence[int], now: float) -> float:
         """Take *tsns* out of flight; return when the newest sent once was sent, or 0."""
         newest = 0.0
         pop = self._flight.pop
@@ -335,21 +362,30 @@ class Outbound:
                 self.reliable_bytes -= size
             if not sent.resends:
                 newest = sent.sent_at
-                self._highest_packet = max(self._highest_packet, sent.packet)
+            elif now - sent.sent_at < self._congestion.least_rtt:
+                continue  # what arrived was sent earlier than that
+            self._highest_packet = max(self._highest_packet, sent.packet)
         return newest
 
     def _find_lost(self, now: float) -> int:
         """Give up or mark for resending what later chunks have overtaken; return their bytes."""
         lost = 0
         limit = self._highest_packet - REORDERED
+        patience_s = self._congestion.patience_s
+        self._overdue_at = None
         for tsn in self._holes:
             sent = self._flight.get(tsn)
             if sent is None or sent.lost:
                 continue
-            if sent.packet <= limit:
+            overdue_at = sent.sent_at + patience_s
+            is_overtaken = sent.packet < self._highest_packet
+            if sent.packet <= limit or (is_overtaken and now >= overdue_at):
                 lost += sent.end - sent.start
                 self._lose(tsn, sent, again=_is_worth_it(sent, now))
-            elif not sent.resends:
+                continue
+            if is_overtaken and (self._overdue_at is None or overdue_at < self._overdue_at):
+                self._overdue_at = overdue_at
+            if not sent.resends:
                 break  # what follows left no earlier
         return lost
 
@@ -392,7 +428,17 @@ class Outbound:
 
     # Timers
 
-    def on_timeout(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
+        """Do what is due by `deadline`."""
+        if self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up(now)
+        if self._overdue_at is not None and now >= self._overdue_at:
+            self._settle(now, 0, limited=False)
+        probe_at = self._probe_at()
+        if probe_at is not None and now >= probe_at:
+            self._probe(now)
+
+    def _give_up(self, now: float) -> None:
         """Nothing was heard for an RTO: all in flight is lost, or the FORWARD TSN was."""
         for tsn, sent in list(self._flight.items()):
             if not sent.lost and tsn in self._flight:
@@ -400,13 +446,43 @@ class Outbound:
         self._flight_bytes = 0
         self._congestion.on_timeout()
         self._recovery = self._tsn
+        self._overdue_at = None
         self._advance_point()
         self._told = self._acked
         self._rearm(now)
 
+    def _probe(self, now: float) -> None:
+        """Nothing was heard for a while: send the newest chunk in flight again (RFC 8985 §7.3).
+
+        It is not taken for lost. But its acknowledgement shows what is, and that within a round
+        trip or two instead of an RTO.
+        """
+        self._probes += 1
+        self._heard_at = now
+        self._told = self._acked
+        tsn = next(reversed(self._flight), None)
+        if tsn is None:
+            return
+        sent = self._flight[tsn]
+        if not (sent.lost or sent.abandoned) and sent.resends < RESENDS:
+            self._flight_bytes -= sent.end - sent.start
+            sent.lost = True
+            self._again.appendleft(tsn)
+
+    def _probe_at(self) -> float | None:
+        """At twice the round trip from the last sent or heard, doubled by each probe (§7.2)."""
+        if self._give_up_at is None or self._probes >= PROBES:
+            return None
+        wait_s = max(self._congestion.probe_s, PROBE_LEAST_S) * (1 << self._probes)
+        return max(self._last_sent_at, self._heard_at) + wait_s
+
     def _rearm(self, now: float) -> None:
-        idle = not self._flight and self._point <= self._acked
-        self.deadline = None if idle else now + self._congestion.rto
+        self._probes = 0
+        if not self._flight and self._point <= self._acked:
+            self._give_up_at = self._overdue_at = None
+            return
+        self._give_up_at = now + self._congestion.rto
+        self._heard_at = now
 
     def _slow_down_after_idling(self, now: float) -> None:
         if not self._flight and now - self._last_sent_at > self._congestion.rto:
