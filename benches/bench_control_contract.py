@@ -31,6 +31,7 @@ ROUNDS = 15
 MESSAGES = 2_000
 BATCH = 40  # fits the bounded buffer with an Ask of each
 PAUSE_S = 0.002  # outside of what is measured: the server takes the batch
+ROUND_WITHIN_S = 60.0  # takes less than one: whatever does not arrive is an error, no endless wait
 SIZES = (100, 8_500)  # a small one; an Ask
 
 HANDLE, TAG, SHARED = (bytes([n]) * 16 for n in (1, 2, 3))
@@ -76,9 +77,14 @@ def compare(operation: str, payload: bytes, medians: tuple[float, float]) -> Non
 
 async def rounds(payload: bytes, ours: Round, theirs: Round) -> tuple[float, float]:
     """Median seconds per message of both."""
-    pairs = [(await ours(payload), await theirs(payload)) for _ in range(ROUNDS)]
+    pairs = [(await bounded(ours, payload), await bounded(theirs, payload)) for _ in range(ROUNDS)]
     driver, library = zip(*pairs, strict=True)
     return statistics.median(driver) / MESSAGES, statistics.median(library) / MESSAGES
+
+
+async def bounded(way: Round, payload: bytes) -> float:
+    async with asyncio.timeout(ROUND_WITHIN_S):
+        return await way(payload)
 
 
 def published(channel: ControlChannel) -> Round:
@@ -119,13 +125,13 @@ class Received:
         self._count = 0
         self._all = asyncio.Event()
 
-    def on_message(self, sender: bytes, payload: bytes) -> None:
+    def on_message(self, tag: bytes, sender: bytes, payload: bytes) -> None:
         self._count += 1
         if self._count == MESSAGES:
             self._all.set()
 
     async def on_msg(self, msg: Msg) -> None:
-        self.on_message(b"", msg.data)
+        self.on_message(b"", b"", msg.data)
 
     def over(self, channel: ControlChannel) -> Round:
         async def run(payload: bytes) -> float:
