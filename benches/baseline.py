@@ -104,8 +104,7 @@ def forked(operation: Callable[[int], None], count: int) -> int:
 
 def operations() -> dict[str, Callable[[int], None]]:
     """Each takes how often it is to be done."""
-    from bench_packet_path import Sink, connected, nothing
-
+    from benches.bench_packet_path import Sink, connected, nothing
     from conflux.api import MAX_MESSAGE_BYTES, Gso, Layout
     from conflux.testing.packets import tcp_packet, udp_packet
     from conflux.testing.virtio import virtio_body

@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable
 from time import process_time
 
 import httpx
-from whole_nodes import carry
 
+from benches.whole_nodes import carry
 from conflux.api import RegistrationRequest
 from conflux_auth_guardian.driver import GuardianAuth
 

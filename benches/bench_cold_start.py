@@ -20,8 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from traced_node import STAGES
-
+from benches.traced_node import STAGES
 from conflux.api import UsageError
 from conflux.lab import Host, Internet, World, missing, until
 from conflux.runtime import localapi

@@ -13,8 +13,7 @@ import statistics
 from collections.abc import Callable
 from time import perf_counter
 
-from bench_packet_path import Sink, nothing
-
+from benches.bench_packet_path import Sink, nothing
 from conflux.anchor.notary import digest_of, sign_batch, verify_checkpoint
 from conflux.api import CryptoDriver, Kind, Layout
 from conflux.registry import Registry

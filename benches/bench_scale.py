@@ -33,11 +33,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from scale.node_plugin import SOCKET_VARIABLE
-from scale.peers import NODE, NODE_ADDRESS, Ether, Master, Peer
-
+from benches.scale.node_plugin import SOCKET_VARIABLE
+from benches.scale.peers import NODE, NODE_ADDRESS, Ether, Master, Peer
 from conflux import lab
 from conflux.api import UsageError
 from conflux.registry import Registry
@@ -95,7 +92,9 @@ class NodeProcess:
         info = folder / "scale-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scale\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[conflux.plugins]\nscale = scale.node_plugin\n")
+        (info / "entry_points.txt").write_text(
+            "[conflux.plugins]\nscale = benches.scale.node_plugin\n"
+        )
         home = folder / NODE
         home.mkdir(mode=0o700)
         (home / "conflux.toml").write_text(CONFIG)
@@ -108,7 +107,7 @@ class NodeProcess:
             env={
                 **os.environ,
                 **{f"VEILNET_PLUGIN_{kind}": name for kind, name in pins.items()},
-                "PYTHONPATH": f"{folder}:{Path(__file__).parent}",
+                "PYTHONPATH": f"{folder}:{Path(__file__).parents[1]}",
                 SOCKET_VARIABLE: str(folder / "world"),
             },
             stdin=subprocess.DEVNULL,

@@ -12,8 +12,7 @@ import statistics
 import timeit
 from collections.abc import Callable
 
-from whole_nodes import carry, registry
-
+from benches.whole_nodes import carry, registry
 from conflux.api import Kind, ServiceDriver, ServiceUnit
 from conflux.testing import MemoryService
 

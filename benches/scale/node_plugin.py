@@ -231,14 +231,14 @@ def _turn_round(packet: memoryview) -> None:
 
 @hookimpl
 def conflux_auth_driver() -> DriverInfo:
-    return DriverInfo(name="scale", target="scale.node_plugin:Auth", api=API_VERSION)
+    return DriverInfo(name="scale", target="benches.scale.node_plugin:Auth", api=API_VERSION)
 
 
 @hookimpl
 def conflux_control_driver() -> DriverInfo:
-    return DriverInfo(name="scale", target="scale.node_plugin:Control", api=API_VERSION)
+    return DriverInfo(name="scale", target="benches.scale.node_plugin:Control", api=API_VERSION)
 
 
 @hookimpl
 def conflux_tun_driver() -> DriverInfo:
-    return DriverInfo(name="scale", target="scale.node_plugin:Tun", api=API_VERSION)
+    return DriverInfo(name="scale", target="benches.scale.node_plugin:Tun", api=API_VERSION)

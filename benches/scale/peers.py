@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from benches.scale.node_plugin import HEAD, LARGEST, NOBODY, What
 from conflux.anchor.handshake import Standing
 from conflux.anchor.identity import (
     Identity,
@@ -40,7 +41,6 @@ from conflux.wire.control import AuthLevel
 from conflux.wire.credentials import LoginRequest
 from conflux_crypto_openssl.driver import OpenSslCrypto
 from conflux_tether_udp.driver import UdpTetherDriver
-from scale.node_plugin import HEAD, LARGEST, NOBODY, What
 
 NODE = "node"
 NODE_ADDRESS = IPv4Address("10.77.0.1")
