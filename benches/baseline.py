@@ -105,7 +105,7 @@ def forked(operation: Callable[[int], None], count: int) -> int:
 def operations() -> dict[str, Callable[[int], None]]:
     """Each takes how often it is to be done."""
     from benches.bench_packet_path import Sink, connected, nothing
-    from conflux.api import MAX_MESSAGE_BYTES, Gso, Layout
+    from conflux.api import MAX_MESSAGE_BYTES, Buffer, Gso, Layout, NodeId
     from conflux.testing.packets import tcp_packet, udp_packet
     from conflux.testing.virtio import virtio_body
     from conflux.wire import inband
@@ -124,19 +124,20 @@ def operations() -> dict[str, Callable[[int], None]]:
     assert back is not None
     right.anchor.ingress.device_takes(Gso)
     right.deliver = nothing  # type: ignore[method-assign,assignment]
-    sink: list[bytearray] = []
-    ahead.tethers[-1] = Sink(sink)  # type: ignore[assignment]
+    sink: list[Buffer] = []
+    ahead.tethers[-1] = Sink(sink)
     into = memoryview(bytearray(MAX_MESSAGE_BYTES))
     small = udp_packet(left.address, right.address, bytes(64))
     lone = memoryview(bare([small]))
     forty = memoryview(bare([small] * 40))
     body = virtio_body(tcp_packet(left.address, right.address, bytes(62_000)), gso_size=1_448)
     flow = memoryview(bytearray((Layout.VIRTIO,)) + SIZE.pack(len(body)) + body)
-    many = [virtio_body(udp_packet(*map(ip_address, ("fd00::1", "fd00::2")), bytes(64)))] * 40
+    source, destination = (ip_address(text) for text in ("fd00::1", "fd00::2"))
+    many = [virtio_body(udp_packet(source, destination, bytes(64)))] * 40
     singles = memoryview(
         bytearray((Layout.VIRTIO,)) + b"".join(SIZE.pack(len(b)) + b for b in many)
     )
-    setup = inband.Setup(bytes(16), 60, [bytes(32), b"\1" * 32, b"\2" * 32])
+    setup = inband.Setup(bytes(16), 60, [NodeId(bytes([n]) * 32) for n in range(3)])
     sealer, _ = derive(bytes(32), is_offerer=True)
     cutter = Cutter()
 

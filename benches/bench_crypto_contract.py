@@ -10,6 +10,7 @@ import os
 import statistics
 from collections.abc import Callable, Iterator
 from time import perf_counter
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -76,7 +77,8 @@ def sealing(driver: CryptoDriver) -> Iterator[tuple[str, Call]]:
 def compare(ours: Call, theirs: Call) -> tuple[float, float]:
     """Return the median time of each in microseconds."""
     repeat = max(1, round(ROUND_S / max(timed(theirs, 3), 1e-7)))
-    ours_s, theirs_s = [], []
+    ours_s: list[float] = []
+    theirs_s: list[float] = []
     for turn in range(ROUNDS):
         for call, into in ((ours, ours_s), (theirs, theirs_s))[:: 1 if turn % 2 else -1]:
             into.append(timed(call, repeat))
@@ -115,7 +117,7 @@ def oqs() -> tuple[CryptoDriver, Raw]:
     ciphertext, _ = kem.encap_secret(kem_public)
     signature = key.sign_with_ctx_str(MESSAGE, CONTEXT)
 
-    def new(kind: Callable[[str], object], name: str) -> None:
+    def new(kind: Callable[[str], Any], name: str) -> None:
         with kind(name) as made:
             made.generate_keypair()
 

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from benches.bench_packet_path import Sink, nothing
 from conflux.anchor.notary import digest_of, sign_batch, verify_checkpoint
-from conflux.api import CryptoDriver, Kind, Layout
+from conflux.api import Buffer, CryptoDriver, Kind, Layout
 from conflux.registry import Registry
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.wire.control import AuthLevel
@@ -57,8 +57,8 @@ def measure(level: AuthLevel, packets: int, size: int) -> tuple[float, float, fl
     superframe = memoryview(bytes((Layout.BARE,)) + (SIZE.pack(size) + packet) * packets)
     neighbour = left.anchor.neighbours.get(right.node_id)
     assert neighbour is not None
-    sink: list[bytearray] = []
-    tether, neighbour.tethers[-1] = neighbour.tethers[-1], Sink(sink)  # type: ignore[assignment]
+    sink: list[Buffer] = []
+    tether, neighbour.tethers[-1] = neighbour.tethers[-1], Sink(sink)
     began = perf_counter()
     for _ in range(FRAMES):
         left.anchor.take_burst(superframe, now=network.now())

@@ -19,13 +19,13 @@ where it is cut up in software; egress to a peer that does not take it; and in m
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
 from typing import Any
 
 from conflux.anchor.quota import Relaying
 from conflux.anchor.stream import InStream, OutStream
-from conflux.api import MAX_MESSAGE_BYTES, Gso, Layout
+from conflux.api import MAX_MESSAGE_BYTES, Buffer, Gso, Layout, Tether, TetherStats
 from conflux.testing.packets import tcp_packet, udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.testing.virtio import virtio_body
@@ -98,12 +98,12 @@ def measure_many(
         burst = memoryview(bytearray((layout,)) + SIZE.pack(len(body)) + body)
     else:
         burst = memoryview(bare(segments(memoryview(body))))
-    sink: list[bytearray] = []
+    sink: list[Buffer] = []
     neighbour = left.anchor.neighbours.get(right.node_id)
     here = right.anchor.neighbours.get(left.node_id)
     assert neighbour is not None
     assert here is not None
-    neighbour.tethers[-1] = Sink(sink, unit_bytes)  # type: ignore[assignment]
+    neighbour.tethers[-1] = Sink(sink, unit_bytes)
     egress = timed(lambda: left.anchor.take_burst(burst, now=0.0))
     take = right.anchor.neighbours.take_datagram
     began = perf_counter()
@@ -120,13 +120,13 @@ def measure(packets: int, size: int) -> tuple[float, ...]:
 
     session = left.anchor.sessions[right.node_id]
     out: OutStream = session.out
-    frames: list[bytearray] = []
+    frames: list[Buffer] = []
     seal = timed(lambda: frames.append(out.seal(superframe, now=0.0)))
 
-    sink: list[bytearray] = []
+    sink: list[Buffer] = []
     neighbour = left.anchor.neighbours.get(right.node_id)
     assert neighbour is not None
-    neighbour.tethers[-1] = Sink(sink)  # type: ignore[assignment]
+    neighbour.tethers[-1] = Sink(sink)
     egress = timed(lambda: left.anchor.take_burst(superframe, now=0.0))
 
     back = right.anchor.sessions[left.node_id].inbound
@@ -155,7 +155,7 @@ def relay_costs(size: int, relaying: Relaying) -> float:
     before, after = (relay.anchor.neighbours.get(node.node_id) for node in (left, right))
     assert before is not None
     assert after is not None
-    after.tethers[-1] = Sink([])  # type: ignore[assignment]
+    after.tethers[-1] = Sink([])
     label = next(label for label, hop in before.labels.items() if hop.next_hop is after)
     frame = OUTER.pack(DATA_BYTE, 5, 0, label) + bytes(size)
     message = memoryview(frame)
@@ -189,7 +189,7 @@ def fitted(packets: int, size: int, mtu_bytes: int) -> float:
     superframe = memoryview(bytes((Layout.BARE,)) + (SIZE.pack(size) + packet) * packets)
     neighbour = left.anchor.neighbours.get(right.node_id)
     assert neighbour is not None
-    neighbour.tethers[-1] = Sink([])  # type: ignore[assignment]
+    neighbour.tethers[-1] = Sink([])
     return timed(lambda: left.anchor.take_burst(superframe, now=0.0))
 
 
@@ -203,19 +203,45 @@ def connected(mtu_bytes: int = 1_500) -> tuple[SimNetwork, SimNode, SimNode]:
     return network, left, right
 
 
-class Sink:
-    """A tether that keeps what it is given."""
+class Sink(Tether):
+    """A tether that keeps what it is given; nothing but `send` is asked of it."""
 
-    def __init__(self, messages: list[bytearray], unit_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    description = b""
+    unit_bytes = MAX_MESSAGE_BYTES
+
+    def __init__(self, messages: list[Buffer], unit_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._messages = messages
         self.unit_bytes = unit_bytes
 
-    def send(self, messages: tuple[bytearray, ...]) -> int:
+    async def connect(self, secret: bytes, remote: bytes | None) -> None:
+        raise NotImplementedError
+
+    def attach(
+        self,
+        on_datagram: Callable[[memoryview], None],
+        on_reliable: Callable[[memoryview], None],
+        on_closed: Callable[[str], None],
+    ) -> None:
+        raise NotImplementedError
+
+    def send(self, messages: Sequence[Buffer]) -> int:
         self._messages.extend(messages)
         return len(messages)
 
+    def send_reliable(self, message: Buffer) -> bool:
+        raise NotImplementedError
 
-def open_one(stream: InStream, frame: bytearray, into: memoryview) -> None:
+    def room_bytes(self) -> int:
+        raise NotImplementedError
+
+    def stats(self) -> TetherStats:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def open_one(stream: InStream, frame: Buffer, into: memoryview) -> None:
     view = memoryview(frame)
     stream.open(view, INNER.unpack_from(view, OUTER.size)[1], into)
 
@@ -231,7 +257,7 @@ def timed(call: Callable[[], object]) -> float:
     return (perf_counter() - began) / FRAMES * 1e6
 
 
-def timed_over(items: list[bytearray], call: Callable[[bytearray], object]) -> float:
+def timed_over(items: list[Buffer], call: Callable[[Buffer], object]) -> float:
     began = perf_counter()
     for item in items:
         call(item)

@@ -124,8 +124,8 @@ class NodeProcess:
                     return
         raise SystemExit(f"the node does not run:\n{(self._folder / 'log').read_text()[-2_000:]}")
 
-    async def status(self) -> dict[str, list[object]]:
-        found: dict[str, list[object]] = await asyncio.to_thread(localapi.call, self.api, "status")
+    async def status(self) -> localapi.Answer:
+        found: localapi.Answer = await asyncio.to_thread(localapi.call, self.api, "status")
         return found
 
     def cpu_s(self) -> float:

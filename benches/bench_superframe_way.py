@@ -24,9 +24,10 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_interface
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from conflux import lab
 from conflux.anchor import guard, notary, resend
@@ -40,6 +41,8 @@ from conflux.wire.control import AuthLevel
 from conflux_tether_udp import hop, sockets
 from conflux_tether_udp.driver import UdpTetherDriver
 from conflux_tun_linux.device import LinuxTun, LinuxTunDriver
+
+T = TypeVar("T")
 
 REPEATS = 400
 CLONE_NEWNET = 0x40000000
@@ -152,7 +155,7 @@ class Host:
         self.device.close()
         self._thread.shutdown()
 
-    def _run(self, function: Callable[[], Any]) -> Any:
+    def _run(self, function: Callable[[], T]) -> T:
         return self._thread.submit(function).result()
 
     def _open(self) -> LinuxTun:
@@ -202,8 +205,8 @@ class Way:
             neighbour = node.anchor.neighbours.get(peer.node_id)
             assert neighbour is not None
             neighbour.tethers[-1] = tether
-            take = node.anchor.neighbours.take_datagram
-            tether.attach(lambda m, n=neighbour, t=take: t(n, m), _ignore, _ignore)
+            take = partial(node.anchor.neighbours.take_datagram, neighbour)
+            tether.attach(take, _ignore, _ignore)
             pump(host.device, node.anchor, made[0].now, lambda: None)
 
     async def go(self, shape: Shape) -> float:

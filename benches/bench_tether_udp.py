@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from conflux import lab
+from conflux.api import TetherConfig, TetherDriver
 
 KINDS = ("bare", "udp", "webrtc")
 SIZES = (1_400, 8_000, 40_000, 64_000)
@@ -196,8 +197,6 @@ class _Tethered:
         self._kind = kind
 
     async def open(self, take: Callable[[memoryview], None], *, is_sender: bool) -> None:
-        from conflux.api import TetherConfig
-
         self._driver = self._make()
         await self._driver.start(TetherConfig(is_overlay=lambda address: False))
         if is_sender:
@@ -209,7 +208,7 @@ class _Tethered:
         remote = bytes.fromhex(await hear()) if is_sender else None
         await self._tether.connect(bytes(32), remote)
 
-    def _make(self) -> Any:
+    def _make(self) -> TetherDriver:
         if self._kind == "udp":
             from conflux_tether_udp.driver import UdpTetherDriver
 

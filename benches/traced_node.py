@@ -60,4 +60,4 @@ if __name__ == "__main__":
     from conflux.__main__ import main
 
     trace(Path(sys.argv.pop(1)))
-    sys.exit(main())
+    main()

@@ -194,7 +194,7 @@ class _Echo(TunDevice):
         self.layout = Layout.BARE
         self.record_bytes = 2 + mtu_bytes
         self._back: deque[bytearray] = deque()
-        self._on_readable: Callable[[], None] = int
+        self._on_readable: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
 
     def attach(self, on_readable: Callable[[], None]) -> None:

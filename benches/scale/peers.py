@@ -64,9 +64,7 @@ class Master:
         self._lag: asyncio.Future[list[float]] | None = None
         self.messages = 0
         crypto = OpenSslCrypto({})
-        self.guardian = SimGuardian(
-            crypto, os.urandom, time.time, lambda tag, body: self.publish(tag, HANDLE, body)
-        )
+        self.guardian = SimGuardian(crypto, os.urandom, time.time, self._publish_as_guardian)
         self._crypto = crypto
         self._shared_tag = relay_tag(self.guardian.plane_key)
 
@@ -104,6 +102,9 @@ class Master:
         elif (listener := self._listeners.get(tag)) is not None:
             self._loop.call_soon(listener, tag, handle, body)
         return True
+
+    def _publish_as_guardian(self, tag: bytes, body: bytes) -> None:
+        self.publish(tag, HANDLE, body)
 
     async def lag(self, seconds: float) -> list[float]:
         """How late the node's loop was, in seconds, each 10 ms for that long."""
