@@ -6,12 +6,13 @@ import asyncio
 import errno
 import random
 import socket
+from itertools import pairwise
 
 import pytest
 
 from conflux_tether_udp.datagram import HEADER_BYTES
 from conflux_tether_udp.paths import Path
-from conflux_tether_udp.sockets import QUEUE_BYTES, Backlog, Inbox, UdpSocket
+from conflux_tether_udp.sockets import QUEUE_BYTES, READS_PER_TURN, Backlog, Inbox, UdpSocket
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -261,6 +262,26 @@ def test_overflow_of_the_receive_buffer_is_counted():
         for _ in range(200):
             both.send(batch(20, 1_200, 1_200))
         assert both.into.overflows() > 0
+        both.close()
+
+    run(main)
+
+
+def test_full_socket_leaves_others_their_turn():
+    async def main() -> None:
+        both = Both()
+        for number in range(40):
+            both.send(batch(1, 0, 100 + number, number))  # of many sizes, so that none are joined
+        counts = [0]
+
+        def turn() -> None:
+            counts.append(len(both.batches))
+            if len(both.batches) < 40:
+                asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        await both.until(40)
+        assert max(after - before for before, after in pairwise(counts)) <= READS_PER_TURN
         both.close()
 
     run(main)

@@ -29,8 +29,9 @@ from conflux_tether_udp.paths import Address, Path
 RECEIVE_BUFFER_BYTES = 8 << 20
 SEND_BUFFER_BYTES = 1 << 20
 """Asked of the kernel. What comes in waits for its turn; what goes out should not wait."""
-READS_PER_TURN = 32
-"""Reads before other sockets and timers get their turn."""
+READS_PER_TURN = 4
+"""Reads before other sockets and timers get their turn. More make round trips under load longer and
+nothing faster (docs/where-the-time-goes.md)."""
 QUEUE_BYTES = 4 << 20
 """What waits for the kernel, of all tethers."""
 

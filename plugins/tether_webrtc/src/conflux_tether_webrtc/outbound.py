@@ -143,7 +143,7 @@ class Outbound:
         self._highest_packet = 0  # the last of which something arrived
 
         self._give_up_at: float | None = None
-        self._heard_at = 0.0
+        self._heard_at = 0.0  # or probed for
         self._overdue_at: float | None = None  # what was overtaken is lost then
         self._probes = 0  # since something arrived
 
