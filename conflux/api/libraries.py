@@ -16,15 +16,17 @@ def named_libraries(known: Mapping[str, str | None]) -> Iterator[None]:
     """
     import ctypes.util  # here: `--help` needs no ctypes
 
-    former = ctypes.util.find_library
+    former, answers = ctypes.util.find_library, dict(known)
 
     def find(name: str) -> str | None:
-        return known[name] if name in known else former(name)
+        return answers[name] if name in answers else former(name)
 
     ctypes.util.find_library = find
     try:
         yield
     finally:
-        # Another thread may have put one of its own over ours meanwhile: it still needs that.
+        # Another thread may have put one of its own over ours meanwhile: it still needs that, and
+        # then brings ours back, which has no answers of its own any more.
+        answers.clear()
         if ctypes.util.find_library is find:
             ctypes.util.find_library = former
