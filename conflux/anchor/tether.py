@@ -23,6 +23,7 @@ from conflux.wire.frame import LABEL_HERE, MessageType, probe, read_probe
 PROBE_BUSY_S = 0.25
 """Between probes of a tether that carries frames, and of one that owes an answer."""
 PROBE_IDLE_S = 2.0
+"""Between probes of any other: they are most of what an idle peer costs."""
 FIRST_ECHO_S = 1.0
 """How long the first echo may take."""
 PROBE_AGAIN_S = 0.1

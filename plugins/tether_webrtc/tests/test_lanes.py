@@ -186,11 +186,12 @@ def test_nothing_of_an_old_message_is_sent_again(simulate):
     assert sent_bytes_where_only_the_next_arrives(path) < 62_000
 
 
-@pytest.mark.parametrize("size", [4, 60_000])
+@pytest.mark.parametrize("size", [4, 20_000])
 @pytest.mark.parametrize("losses", [1, 2])
-def test_lost_end_of_what_is_sent_is_found_by_a_probe(simulate, size, losses):
-    """Nothing follows that would show it, and an RTO would be 200 ms."""
-    path = simulate(delay_s=0.0005, rate=1e8)
+@pytest.mark.parametrize("delay_s", [0.0005, 0.005, 0.04, 0.1])
+def test_lost_end_of_what_is_sent_is_found_by_a_probe(simulate, size, losses, delay_s):
+    """Nothing follows that would show it. Nothing is given up, however long the path is."""
+    path = simulate(delay_s=delay_s, rate=1e8)
     path.run(1)
     path.out.send(path.now, message(500), 0, BINARY)
     path.run(1)  # the round trip is known
@@ -199,9 +200,32 @@ def test_lost_end_of_what_is_sent_is_found_by_a_probe(simulate, size, losses):
     seen = []
     path.drop = lambda packet: seen.append(packet) or packets <= len(seen) < packets + losses
     path.out.send(path.now, last, 0, BINARY)
-    path.run(0.05)
+    path.run(0.05 + 30 * delay_s)
     assert path.delivered[1:] == [(0, last)]
     assert path.out.deadline is None
+
+
+def test_probe_leaves_though_the_window_is_full(simulate):
+    path = simulate(delay_s=0.0005, rate=1e8)
+    path.run(1)
+    path.out.send(path.now, message(500), 0, BINARY)
+    path.run(1)
+    path.out.peer_window = 4_000
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or True
+    path.out.send(path.now, message(20_000), 0, BINARY)
+    path.run(0.05)
+    assert len(seen) == 4 + outbound.PROBES
+
+
+def test_path_that_swallows_all_is_not_probed_after_every_timeout(simulate):
+    path = simulate()
+    path.run(1)
+    seen = []
+    path.drop = lambda packet: seen.append(packet) or True
+    path.out.send_reliable(message(500), 4, BINARY)
+    path.run(40)
+    assert len(seen) <= 1 + outbound.PROBES + 9  # RTOs of 1, 2, 4, 8, 8 ... s
 
 
 def test_overtaken_chunk_is_found_within_a_round_trip_and_a_half(simulate):

@@ -46,7 +46,8 @@ PROBE_LEAST_S = 0.01
 
 RESENDS = 3
 """So often a chunk of a message that need not arrive is sent again: one that a path loses at random
-would cost up to fifty others. A message of a single chunk costs no other, and is sent once."""
+would cost up to fifty others. A message of a single chunk costs no other, and is sent again only by
+a probe."""
 LIFETIME_S = 0.25
 """And no longer than this after its message was begun (timed reliability, RFC 3758 §4.1)."""
 
@@ -146,6 +147,7 @@ class Outbound:
         self._heard_at = 0.0  # or probed for
         self._overdue_at: float | None = None  # what was overtaken is lost then
         self._probes = 0  # since something arrived
+        self._probe_due = False  # the next packet goes whatever the window says
 
         self._flight_bytes = 0
         self._congestion = Congestion()
@@ -167,7 +169,7 @@ class Outbound:
 
     @property
     def loss(self) -> float:
-        """The share of bytes lost on the path lately, 0 to 1."""
+        """The share of bytes lost on the path lately, 0 to 1, without what probes mended."""
         return self._congestion.loss
 
     @property
@@ -203,7 +205,9 @@ class Outbound:
         window = min(self._congestion.limit(now, self._flight_bytes), self.peer_window)
         # With nothing in flight one packet always goes: it probes a closed window (§6.1 A). None
         # is left half empty for the window's sake: it may be overrun by less than one (§6.1 B).
-        self._limited = self._flight_bytes >= window and self._flight_bytes > 0
+        is_full = self._flight_bytes >= window and self._flight_bytes > 0
+        self._limited = is_full and not self._probe_due
+        self._probe_due = False
         while room > DATA_HEADER.size and not self._limited:
             chunk = self._resend(room, now) if self._again else self._fragment(room, now)
             if chunk is None:
@@ -336,6 +340,7 @@ class Outbound:
         delivered = before - self._flight_bytes
         self._settle(now, delivered, limited=limited)
         if advance or delivered > 0:
+            self._probes = 0
             self._rearm(now)
 
     def _settle(self, now: float, delivered: int, *, limited: bool) -> None:
@@ -430,13 +435,13 @@ class Outbound:
 
     def on_timer(self, now: float) -> None:
         """Do what is due by `deadline`."""
-        if self._give_up_at is not None and now >= self._give_up_at:
-            self._give_up(now)
         if self._overdue_at is not None and now >= self._overdue_at:
             self._settle(now, 0, limited=False)
         probe_at = self._probe_at()
         if probe_at is not None and now >= probe_at:
             self._probe(now)
+        if self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up(now)
 
     def _give_up(self, now: float) -> None:
         """Nothing was heard for an RTO: all in flight is lost, or the FORWARD TSN was."""
@@ -454,11 +459,12 @@ class Outbound:
     def _probe(self, now: float) -> None:
         """Nothing was heard for a while: send the newest chunk in flight again (RFC 8985 §7.3).
 
-        It is not taken for lost. But its acknowledgement shows what is, and that within a round
-        trip or two instead of an RTO.
+        It is not taken for lost, and not counted if it was. But its acknowledgement shows what else
+        is, and that within a round trip or two instead of an RTO, which begins anew (§7.3).
         """
         self._probes += 1
         self._heard_at = now
+        self._give_up_at = now + self._congestion.rto
         self._told = self._acked
         tsn = next(reversed(self._flight), None)
         if tsn is None:
@@ -466,18 +472,18 @@ class Outbound:
         sent = self._flight[tsn]
         if not (sent.lost or sent.abandoned) and sent.resends < RESENDS:
             self._flight_bytes -= sent.end - sent.start
-            sent.lost = True
+            sent.lost = self._probe_due = True
             self._again.appendleft(tsn)
 
     def _probe_at(self) -> float | None:
-        """At twice the round trip from the last sent or heard, doubled by each probe (§7.2)."""
+        """At twice the round trip from the last sent or heard, doubled by each probe; never after
+        what is in flight would be given up (§7.2)."""
         if self._give_up_at is None or self._probes >= PROBES:
             return None
         wait_s = max(self._congestion.probe_s, PROBE_LEAST_S) * (1 << self._probes)
-        return max(self._last_sent_at, self._heard_at) + wait_s
+        return min(max(self._last_sent_at, self._heard_at) + wait_s, self._give_up_at)
 
     def _rearm(self, now: float) -> None:
-        self._probes = 0
         if not self._flight and self._point <= self._acked:
             self._give_up_at = self._overdue_at = None
             return
