@@ -25,7 +25,8 @@ from typing import Any
 
 from conflux.anchor.quota import Relaying
 from conflux.anchor.stream import InStream, OutStream
-from conflux.api import MAX_MESSAGE_BYTES, Buffer, Gso, Layout, Tether, TetherStats
+from conflux.api import MAX_MESSAGE_BYTES, Buffer, Gso, Layout
+from conflux.testing.fakes.tether import MemoryHub, MemoryTether
 from conflux.testing.packets import tcp_packet, udp_packet
 from conflux.testing.simnet import SimNetwork, SimNode
 from conflux.testing.virtio import virtio_body
@@ -203,42 +204,19 @@ def connected(mtu_bytes: int = 1_500) -> tuple[SimNetwork, SimNode, SimNode]:
     return network, left, right
 
 
-class Sink(Tether):
-    """A tether that keeps what it is given; nothing but `send` is asked of it."""
+class Sink(MemoryTether):
+    """A tether of the kit that keeps what it is given."""
 
-    description = b""
     unit_bytes = MAX_MESSAGE_BYTES
 
     def __init__(self, messages: list[Buffer], unit_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        super().__init__(MemoryHub(), b"")
         self._messages = messages
         self.unit_bytes = unit_bytes
-
-    async def connect(self, secret: bytes, remote: bytes | None) -> None:
-        raise NotImplementedError
-
-    def attach(
-        self,
-        on_datagram: Callable[[memoryview], None],
-        on_reliable: Callable[[memoryview], None],
-        on_closed: Callable[[str], None],
-    ) -> None:
-        raise NotImplementedError
 
     def send(self, messages: Sequence[Buffer]) -> int:
         self._messages.extend(messages)
         return len(messages)
-
-    def send_reliable(self, message: Buffer) -> bool:
-        raise NotImplementedError
-
-    def room_bytes(self) -> int:
-        raise NotImplementedError
-
-    def stats(self) -> TetherStats:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 def open_one(stream: InStream, frame: Buffer, into: memoryview) -> None:
